@@ -1,0 +1,50 @@
+"""Which of Lightning's two names to build on.
+
+``pytorch_lightning.Trainer`` refuses a ``lightning.pytorch`` module and the reverse, so ours must derive from
+the package whose Trainer the user will call. ``LIGHTNING_HAR_BASE`` ("pytorch_lightning" or "lightning")
+decides; else what is already imported; else what is installed, pytorch_lightning first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from lightning_har.errors import ConfigError
+
+_NAMES = {"pytorch_lightning": "pytorch_lightning", "lightning": "lightning.pytorch"}
+
+
+def _choose() -> str:
+    wanted = os.environ.get("LIGHTNING_HAR_BASE")
+    if wanted:
+        if wanted not in _NAMES:
+            raise ConfigError(f"LIGHTNING_HAR_BASE is {wanted!r}; it must be one of {', '.join(_NAMES)}")
+        return wanted
+    imported = [name for name, module in _NAMES.items() if module in sys.modules]
+    if len(imported) == 1:
+        return imported[0]
+    for name in imported or _NAMES:
+        if importlib.util.find_spec(name):
+            return name
+    raise ConfigError("Lightning is not installed: pip install pytorch-lightning")
+
+
+base_name = _choose()
+
+if TYPE_CHECKING:
+    # The two packages have one interface; Any keeps mypy out of a choice made at run time.
+    pl: Any
+    LightningModule: Any
+    LightningDataModule: Any
+    Callback: Any
+    Trainer: Any
+else:
+    pl = importlib.import_module(_NAMES[base_name])
+    LightningModule = pl.LightningModule
+    LightningDataModule = pl.LightningDataModule
+    Callback = pl.Callback
+    Trainer = pl.Trainer

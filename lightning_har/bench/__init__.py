@@ -1,0 +1,1 @@
+"""Cost, memory, latency, and reports of them."""

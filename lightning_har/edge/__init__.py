@@ -1,0 +1,1 @@
+"""Small devices: quantization, export, streaming, runtime."""

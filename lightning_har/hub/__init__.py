@@ -1,0 +1,1 @@
+"""The zoo: cards, index, loading, publishing."""

@@ -1,0 +1,1 @@
+"""LightningModules: thin, one per family, over the networks in `lightning_har.nets`."""

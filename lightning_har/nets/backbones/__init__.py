@@ -1,0 +1,1 @@
+"""2D feature extractors: frames in, feature vectors or maps out."""

@@ -1,0 +1,1 @@
+"""Bytes to tensors: fetching, digests, file formats. No Lightning."""
