@@ -1,0 +1,80 @@
+"""What a network costs before it runs: parameters and multiply-adds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_har.spec import InputSpec
+from lightning_har.types import Video
+
+
+class Cost(TypedDict):
+    """Sizes of a model.
+
+    ``macs``: multiply-adds of one clip (B = 1). ``checkpoint_bytes``: None where no file was written.
+    """
+
+    parameters: int
+    trainable_parameters: int
+    macs: int
+    checkpoint_bytes: int | None
+
+
+def example_video(spec: InputSpec | Mapping[str, InputSpec], batch_size: int = 1) -> Video:
+    """A black uint8 clip of the shape a network declares.
+
+    Args:
+        spec: One InputSpec, or one by modality.
+        batch_size: B.
+
+    Returns:
+        (B, C, T, H, W), or a dict of such by modality.
+    """
+    if isinstance(spec, Mapping):
+        return {name: _clip(one, batch_size) for name, one in spec.items()}
+    return _clip(spec, batch_size)
+
+
+def _clip(spec: InputSpec, batch_size: int) -> Tensor:
+    return torch.zeros((batch_size, spec.channels, spec.num_frames, *spec.size), dtype=torch.uint8)
+
+
+def count_parameters(module: nn.Module) -> tuple[int, int]:
+    """All parameters and the trainable ones; a shared one counts once.
+
+    Returns:
+        (all, with ``requires_grad``).
+    """
+    parameters = list(module.parameters())
+    return sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+
+
+def count_macs(module: nn.Module, video: Video) -> int:
+    """Multiply-adds of one forward pass, by PyTorch's own counter: half of its floating-point operations.
+
+    Convolutions, matrix products and attention count; biases, norms, activations and pooling do not.
+
+    Args:
+        module: A network that takes ``video``; it is run once, in eval mode, without a graph.
+        video: A clip as ``example_video`` makes it, on the module's device; its B multiplies the count.
+    """
+    training = module.training
+    module.eval()
+    counter = FlopCounterMode(display=False)
+    try:
+        # The fused LSTM kernels (mkldnn, cuDNN) hide their matrix products from the counter.
+        with (
+            torch.no_grad(),
+            torch.backends.mkldnn.flags(enabled=False),
+            torch.backends.cudnn.flags(enabled=False),
+            counter,
+        ):
+            module(video)
+    finally:
+        module.train(training)
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,82 @@
+"""How long a forward pass takes, decoding apart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+
+from lightning_har.types import Video
+
+
+class Latency(TypedDict):
+    """Percentiles over the timed passes of one clip, and clips per second in batches."""
+
+    p50_ms: float
+    p95_ms: float
+    clips_per_s: float
+
+
+def measure_latency(
+    module: nn.Module, video: Video, *, batch: Video | None = None, budget_s: float = 5.0
+) -> Latency:
+    """Time forward passes on the module's own device.
+
+    A pass covers the copy to the device, scaling, normalisation and the network; one pass before each series
+    warms up. At least 3 passes are timed, then as many as fit the budget, at most 200.
+
+    Args:
+        module: Run in eval mode, without a graph.
+        video: A clip with B = 1, on the CPU.
+        batch: A batch for ``clips_per_s``; None takes ``video`` again.
+        budget_s: Seconds for each of the two series.
+    """
+    training = module.training
+    module.eval()
+    try:
+        with torch.inference_mode():
+            single = _times(module, video, budget_s)
+            batched = single if batch is None else _times(module, batch, budget_s)
+    finally:
+        module.train(training)
+    clips = _length(video if batch is None else batch)
+    quantiles = torch.quantile(torch.tensor(single, dtype=torch.float64), torch.tensor([0.5, 0.95]).double())
+    p50, p95 = (1000 * quantiles).tolist()
+    return {"p50_ms": p50, "p95_ms": p95, "clips_per_s": clips * len(batched) / sum(batched)}
+
+
+def _times(module: nn.Module, video: Video, budget_s: float) -> list[float]:
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    synchronize = _synchronizer(device)
+    times: list[float] = []
+    module(_to(video, device))
+    synchronize()
+    started = time.perf_counter()
+    while len(times) < 3 or (len(times) < 200 and time.perf_counter() - started < budget_s):
+        begin = time.perf_counter()
+        module(_to(video, device))
+        synchronize()
+        times.append(time.perf_counter() - begin)
+    return times
+
+
+def _synchronizer(device: torch.device) -> Callable[[], None]:
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    if device.type == "mps":
+        return torch.mps.synchronize
+    return lambda: None
+
+
+def _to(video: Video, device: torch.device) -> Video:
+    if isinstance(video, Mapping):
+        return {name: clip.to(device) for name, clip in video.items()}
+    return video.to(device)
+
+
+def _length(video: Video) -> int:
+    clip: Tensor = next(iter(video.values())) if isinstance(video, Mapping) else video
+    return len(clip)

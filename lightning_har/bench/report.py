@@ -1,0 +1,244 @@
+"""The record of a run: its types, the machine and checkout it names, means over seeds, a table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from typing_extensions import TypedDict
+
+from lightning_har.bench.cost import Cost
+from lightning_har.bench.latency import Latency
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA_VERSION = 1
+
+_REPORTED_PACKAGES = (
+    "lightning-har",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "lightning",
+    "timm",
+    "torchmetrics",
+    "av",
+    "numpy",
+)
+
+
+class Protocol(TypedDict):
+    """On what, and how, the score was taken."""
+
+    data: str
+    split: str
+    file_list_sha256: str | None
+    sampling: dict[str, Any] | None
+    views: int
+    crop: str
+
+
+class Files(TypedDict):
+    """Videos of the test split that the score covers, and those that could not be read."""
+
+    scored: int
+    skipped: int
+
+
+class Memory(TypedDict):
+    """Peaks, as ``bench.memory.PeakMemory`` defines them; None where not measured."""
+
+    train_peak_bytes: int | None
+    test_peak_bytes: int | None
+
+
+class Report(TypedDict):
+    """``report.json``. ``metrics[split][head]["clip" | "video"]`` maps names to numbers."""
+
+    schema_version: int
+    recipe: str
+    commit: str | None
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    seed: int | None
+    protocol: Protocol
+    files: Files
+    metrics: dict[str, dict[str, dict[str, dict[str, float]]]]
+    cost: Cost
+    memory: Memory
+    latency: Latency | None
+    runs: list[dict[str, Any]]
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that shape a result, as installed."""
+    found = {"python": platform.python_version()}
+    for name in _REPORTED_PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The machine, and the accelerator that the run used."""
+    device = torch.device(device)
+    return {
+        "machine": platform.machine(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The commit of the checkout this package runs from; "-dirty" is added where tracked files are changed.
+
+    None where the package is installed rather than checked out, or git is missing.
+    """
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # An environment inside some other repository must not report that repository's commit.
+    if git("ls-files", "--error-unmatch", "report.py") is None:
+        return None
+    head = git("rev-parse", "HEAD")
+    return f"{head}-dirty" if head and git("status", "--porcelain", "--untracked-files=no") else head
+
+
+def write_report(report: Report, path: Path) -> None:
+    """Write strict JSON: a NaN or an infinite number becomes null."""
+    path.write_text(json.dumps(_finite(report), indent=2) + "\n")
+
+
+def read_report(path: Path) -> Report:
+    """Read what ``write_report`` wrote."""
+    return cast(Report, json.loads(path.read_text()))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def combine(reports: Sequence[Report]) -> Report:
+    """One report of several seeds or folds: metrics are means, and ``runs`` holds each one's record.
+
+    Beside the name of each metric stands ``<name>_std``, the sample standard deviation over the runs.
+    Cost is the first run's, memory the greatest, latency the first run's, files the sum; the seed is
+    None.
+
+    Args:
+        reports: At least one, all of one recipe.
+    """
+    first = reports[0]
+    runs = [run for report in reports for run in report["runs"]]
+    metrics: dict[str, Any] = {}
+    for split, heads in first["metrics"].items():
+        for head, levels in heads.items():
+            for level, values in levels.items():
+                target = metrics.setdefault(split, {}).setdefault(head, {}).setdefault(level, {})
+                for name in values:
+                    target.update(_mean(name, [r["metrics"][split][head][level][name] for r in reports]))
+    memory: dict[str, int | None] = {}
+    for key in ("train_peak_bytes", "test_peak_bytes"):
+        memory[key] = (
+            max((cast(dict[str, int | None], r["memory"])[key] or 0 for r in reports), default=0) or None
+        )
+    return cast(
+        Report,
+        {
+            **first,
+            "seed": None,
+            "metrics": metrics,
+            "memory": memory,
+            "files": {
+                "scored": sum(r["files"]["scored"] for r in reports),
+                "skipped": sum(r["files"]["skipped"] for r in reports),
+            },
+            "runs": runs,
+        },
+    )
+
+
+def _mean(name: str, values: Sequence[float]) -> dict[str, float]:
+    mean = sum(values) / len(values)
+    if len(values) < 2:
+        return {name: mean}
+    return {name: mean, f"{name}_std": math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))}
+
+
+def results_table(reports: Mapping[str, Report]) -> Table:
+    """Runs side by side: scores of the test videos, and what each costs.
+
+    Args:
+        reports: By the name that its row shall bear.
+    """
+    from rich.table import Table
+
+    heads = {head for report in reports.values() for head in report["metrics"].get("test", {})}
+    found = [name for r in reports.values() for head in heads for name in _video_metrics(r, head)]
+    shown = [n for n in dict.fromkeys(found) if n.startswith("top") or n == "f1_macro" or n.endswith("_top1")]
+    table = Table(title="test, per video", title_justify="left")
+    table.add_column("model")
+    for name in shown:
+        table.add_column(name, justify="right")
+    for name in ("parameters", "MACs", "train memory", "latency"):
+        table.add_column(name, justify="right")
+    for name, report in reports.items():
+        for head in sorted(heads):
+            values = _video_metrics(report, head)
+            latency = report["latency"]
+            table.add_row(
+                name if len(heads) == 1 else f"{name} ({head})",
+                *(f"{values[n]:.3f}" if n in values else "–" for n in shown),
+                _quantity(report["cost"]["parameters"]),
+                _quantity(report["cost"]["macs"]),
+                f"{(report['memory']['train_peak_bytes'] or 0) / 2**20:.0f} MiB",
+                f"{latency['p50_ms']:.1f} ms" if latency else "–",
+            )
+    return table
+
+
+def _video_metrics(report: Report, head: str) -> dict[str, float]:
+    levels = report["metrics"].get("test", {}).get(head, {})
+    values = levels.get("video") or levels.get("clip") or {}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _quantity(number: float) -> str:
+    for power, letter in ((9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.2f} {letter}"
+    return str(round(number))

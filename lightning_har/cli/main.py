@@ -1,0 +1,119 @@
+"""``lightning-har``: the command line.
+
+A command is one file in this folder, named like the command (``-`` becomes ``_``). Its
+``add_parser(subparsers)`` adds its parser and sets that parser's default ``function``, which takes the
+parsed arguments and returns an exit code. What imports torch is imported inside that function, so that
+``--help`` stays quick.
+
+Exit codes: 0 done; 1 done, but some of the files could not be read; 2 wrong usage or bad input, with a
+message on stderr; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+from lightning_har._version import __version__
+from lightning_har.errors import HarError
+
+COMMANDS = {
+    "run": "train, test and report: run a recipe",
+    "predict": "name the action in video files",
+}
+"""Every command with its line of help. A command's own file is imported only when it is called."""
+
+EPILOG = """\
+examples:
+  lightning-har run recipes/quickstart.py
+  lightning-har run recipes/folder.py --data.root clips/ --out runs/mine
+  lightning-har predict clip.mp4 --model runs/mine
+
+exit codes: 0 done; 1 done, but some files could not be read; 2 wrong usage or bad input; 130 interrupted
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: Arguments after the program's name; None takes ``sys.argv``.
+
+    Returns:
+        The exit code.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+
+
+def guard(command: Callable[[], int], *, debug: bool = False) -> int:
+    """Call a command; turn what a user can mend into a message of a few lines and an exit code.
+
+    Args:
+        command: Returns the exit code.
+        debug: Let every error through, with its traceback.
+    """
+    try:
+        return command()
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except HarError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        if debug or not error.filename:
+            raise
+        print(f"error: {error.filename}: {error.strerror or error}", file=sys.stderr)
+    return 2
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean predict?"``, or nothing where nothing is near."""
+    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""
+
+
+def _dispatch(arguments: list[str]) -> int:
+    called = next((a for a in arguments if not a.startswith("-")), None)
+    if called is not None and called not in COMMANDS:
+        print(
+            f"error: unknown command {called!r}{nearest(called, COMMANDS)}\ncommands: {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
+        return 2
+    parser = argparse.ArgumentParser(
+        prog="lightning-har",
+        description="Human action recognition in video.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lightning-har {__version__}")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        if name == called:
+            importlib.import_module(f"lightning_har.cli.{name.replace('-', '_')}").add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=text)
+    if called is None:
+        parser.parse_args(arguments)  # answers --help and --version, refuses other options
+        parser.print_help()
+        return 2
+    if called != "run" and "--debug" in arguments:  # wherever it stands
+        arguments.remove("--debug")
+    args = parser.parse_args(arguments)
+    code: int = args.function(args)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
