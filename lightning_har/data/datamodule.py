@@ -1,0 +1,222 @@
+"""What the data modules share: a subclass adds its annotation parser and its defaults."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from lightning_har._lightning import LightningDataModule
+from lightning_har.data.dataset import ActionDataset, Collate, EpochSampler, OnError, Opener
+from lightning_har.data.decode import Decoder, FrameSource, open_video
+from lightning_har.data.manifest import Manifest, Record, check_manifests, split_by_group
+from lightning_har.errors import ConfigError, DataError
+from lightning_har.spec import InputSpec, Sampling
+from lightning_har.types import Batch, ClassNames, NumClasses
+
+TRAIN_SAMPLING = Sampling(scheme="segments", random=True, crop="random")
+EVAL_SAMPLING = Sampling(scheme="uniform", crop="center")
+
+
+class ActionDataModule(LightningDataModule):
+    """Loads clips of labelled video files. Subclasses override ``load_manifests``.
+
+    ``class_names``, ``num_classes`` and ``manifests`` are known without a spec, so that a network can be built
+    from them; loaders need one: ``datamodule.spec = module.spec``.
+
+    Args:
+        spec: What the network takes; several modalities are a dict by modality.
+        train_sampling: How frames are chosen in training, or such by modality; None is TSN's random segments
+            with random resized crops.
+        eval_sampling: Likewise otherwise; None is uniform frames and the centre crop.
+        batch_size: Videos of a batch, on each device.
+        num_workers: Processes that read; None takes one per core up to 8, and none for a handful of videos.
+        on_error: "raise" stops at a video that cannot be read; "skip" leaves it out and reports it in the batch.
+        decoder: "pyav", or "torchcodec" where installed.
+        val_fraction: Share of the training data that becomes the validation split where none is given.
+        seed: Of splits, order and augmentation.
+    """
+
+    def __init__(
+        self,
+        *,
+        spec: InputSpec | Mapping[str, InputSpec] | None = None,
+        train_sampling: Sampling | Mapping[str, Sampling] | None = None,
+        eval_sampling: Sampling | Mapping[str, Sampling] | None = None,
+        batch_size: int = 8,
+        num_workers: int | None = None,
+        on_error: OnError = "raise",
+        decoder: Decoder = "pyav",
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if on_error not in ("raise", "skip"):
+            raise ConfigError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
+        if batch_size < 1:
+            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        if not 0 < val_fraction < 1:
+            raise ConfigError(f"val_fraction is {val_fraction}; it must lie between 0 and 1")
+        self.spec = spec
+        self.train_sampling = train_sampling or TRAIN_SAMPLING
+        self.eval_sampling = eval_sampling or EVAL_SAMPLING
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.on_error: OnError = on_error
+        self.decoder: Decoder = decoder
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self._manifests: dict[str, Manifest] | None = None
+        self._datasets: dict[str, ActionDataset] = {}
+
+    def load_manifests(self) -> dict[str, Manifest]:
+        """The data set's records: "train", and "val", "test" or "predict" where it has them.
+
+        Called once, after ``prepare_data``. A validation split is carved from "train" where "val" is missing.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override load_manifests")
+
+    def opener(self, manifest: Manifest, modality: str) -> Opener:
+        """What opens a record's frames in a modality; it must pickle. A data set with stored flow overrides it.
+
+        Raises:
+            ConfigError: A modality that the data set does not have.
+        """
+        if modality != "rgb":
+            raise ConfigError(f"{type(self).__name__} has no {modality!r}, only 'rgb'; override opener() to read it")
+        return partial(_open_file, manifest.root, self.decoder)
+
+    @property
+    def manifests(self) -> dict[str, Manifest]:
+        """Records by split, checked: "train" and "val", "test", "predict" as far as there are such."""
+        if self._manifests is None:
+            found = dict(self.load_manifests())
+            if not found:
+                raise DataError(f"{type(self).__name__} found no data")
+            if "train" in found and "val" not in found:
+                rest, taken = split_by_group(found["train"].records, self.val_fraction, self.seed)
+                found["val"] = found["train"].with_records(taken)
+                found["train"] = found["train"].with_records(rest)
+            order = [s for s in ("train", "val", "test", "predict") if s in found]
+            found = {s: found[s] for s in order}
+            check_manifests(found)
+            self._manifests = found
+        return self._manifests
+
+    @property
+    def class_names(self) -> ClassNames | None:
+        """Names in label order, or such by head; None where the data has no labels."""
+        return next((m.class_names for m in self.manifests.values() if m.class_names is not None), None)
+
+    @property
+    def num_classes(self) -> NumClasses | None:
+        """Classes, or such by head; None where the data has no labels."""
+        return next((m.num_classes for m in self.manifests.values() if m.num_classes is not None), None)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build the data sets of a stage: "fit", "validate", "test", "predict" or all.
+
+        Raises:
+            ConfigError: No spec was given.
+            DataError: The data set is wrong, see ``check_manifests``.
+        """
+        splits = {
+            "fit": ("train", "val"),
+            "validate": ("val",),
+            "test": ("test",),
+            "predict": ("predict",),
+        }.get(stage or "", ("train", "val", "test", "predict"))
+        for split in splits:
+            if split in self.manifests:
+                self._datasets[split] = self.dataset(split)
+
+    def dataset(self, split: str) -> ActionDataset:
+        """A new data set over a split, sampled for training if it is "train".
+
+        Raises:
+            ConfigError: No spec was given.
+            DataError: The data has no such split.
+        """
+        if split not in self.manifests:
+            raise DataError(f"the data has no {split!r} split, only {', '.join(self.manifests)}")
+        specs = self._by_modality(self.spec, "spec")
+        wanted = self.train_sampling if split == "train" else self.eval_sampling
+        samplings = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(specs, wanted)
+        if set(specs) - set(samplings):
+            raise ConfigError(f"the sampling has modalities {sorted(samplings)}, the spec {sorted(specs)}")
+        manifest = self.manifests[split]
+        return ActionDataset(
+            manifest,
+            specs,
+            {m: samplings[m] for m in specs},
+            {m: self.opener(manifest, m) for m in specs},
+            on_error=self.on_error,
+            seed=self.seed,
+            epoch=torch.zeros((), dtype=torch.int64).share_memory_() if split == "train" else None,
+        )
+
+    @staticmethod
+    def _by_modality(spec: InputSpec | Mapping[str, InputSpec] | None, name: str) -> dict[str, InputSpec]:
+        if spec is None:
+            raise ConfigError(
+                f"{name} is not set: pass spec=module.spec to the data module, or set datamodule.spec before "
+                "training. It says which frames the network takes."
+            )
+        return {spec.modality: spec} if isinstance(spec, InputSpec) else dict(spec)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled training batches."""
+        return self._loader("train")
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Validation batches, in order."""
+        return self._loader("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Test batches, in order."""
+        return self._loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Batches to predict, in order; of the "predict" records, else of "test"."""
+        return self._loader("predict" if "predict" in self.manifests else "test")
+
+    def _loader(self, split: str) -> DataLoader[Any]:
+        if split not in self._datasets:
+            self._datasets[split] = self.dataset(split)
+        dataset = self._datasets[split]
+        names = dataset.manifest.class_names
+        heads = tuple(names) if isinstance(names, dict) else () if names is not None else None
+        if split == "predict":
+            heads = None
+        trainer = getattr(self, "trainer", None)
+        workers = self._workers(len(dataset))
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=EpochSampler(
+                dataset,
+                shuffle=split == "train",
+                num_replicas=trainer.world_size if trainer is not None else 1,
+                rank=trainer.global_rank if trainer is not None else 0,
+            ),
+            collate_fn=Collate(dataset.specs, dataset.samplings, heads),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _workers(self, videos: int) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        if videos <= 2 * self.batch_size:
+            return 0  # starting processes would take longer than reading
+        return min(os.cpu_count() or 1, 8)
+
+
+def _open_file(root: Path, decoder: Decoder, record: Record, threads: int) -> FrameSource:
+    return open_video(root / record.path, decoder, threads)

@@ -1,0 +1,164 @@
+"""Your own clips: a folder per class, or a CSV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from lightning_har.data.datamodule import ActionDataModule
+from lightning_har.data.manifest import (
+    VIDEO_SUFFIXES,
+    Manifest,
+    Record,
+    raise_if,
+    sort_names,
+    split_by_group,
+    unique_ids,
+)
+from lightning_har.errors import ConfigError, DataError
+from lightning_har.types import ClassNames
+
+_SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+class VideoFolderDataModule(ActionDataModule):
+    """Clips from ``root/<class>/*``, from ``root/{train,val,test}/<class>/*``, or from a CSV.
+
+    What is not split is split here: ``test_fraction`` for testing and ``val_fraction`` of the rest for validation,
+    by the CSV's groups and stratified by class (``manifest.split_by_group``). Class names come from the data.
+
+    Args:
+        root: A folder, or a CSV with ``path,label`` and perhaps ``split``, ``group``, ``fold`` and more
+            (``Manifest.from_csv``).
+        fold: Of a CSV with a column ``fold``: the fold to test on; the others are for training.
+        test_fraction: Share of the clips to test on where the data names no test split; 0 for none.
+        **kwargs: ``ActionDataModule``'s.
+
+    Raises:
+        DataError: On first use: a missing or empty folder, a class that cannot be split, a bad CSV.
+    """
+
+    def __init__(
+        self, root: str | Path, *, fold: str | int | None = None, test_fraction: float = 0.2, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 <= test_fraction < 1:
+            raise ConfigError(f"test_fraction is {test_fraction}; it must be at least 0 and less than 1")
+        self.root = Path(root)
+        self.fold = None if fold is None else str(fold)
+        self.test_fraction = test_fraction
+
+    def load_manifests(self) -> dict[str, Manifest]:
+        """Read the folder or CSV, and split what is not split."""
+        is_csv = self.root.suffix.lower() == ".csv"
+        if self.fold is not None:
+            if not is_csv:
+                raise ConfigError(f"fold={self.fold} needs a CSV with a column fold; {self.root} is a folder")
+            return _fold(Manifest.from_csv(self.root, split_column="fold"), self.fold, self.root)
+        manifest = Manifest.from_csv(self.root) if is_csv else scan_folder(self.root)
+        unknown = sorted({r.split for r in manifest if r.split and r.split not in _SPLITS})
+        raise_if(unknown, f"{self.root}: {{count}} unknown splits", "They must be train, val or test.")
+        parts: dict[str, list[Record]] = {}
+        for record in manifest:
+            parts.setdefault(_SPLITS.get(record.split or "", "train"), []).append(record)
+        train = parts.get("train", [])
+        if train and not ("val" in parts and "test" in parts):
+            _check_splittable(manifest.with_records(train), self.root)
+        if "test" not in parts and train and self.test_fraction:
+            parts["train"], parts["test"] = split_by_group(train, self.test_fraction, self.seed)
+        return {split: manifest.with_records(records) for split, records in parts.items()}
+
+
+class VideoFilesDataModule(ActionDataModule):
+    """Files without labels, to predict.
+
+    Args:
+        files: Their paths.
+        class_names: Of the model that will predict.
+        **kwargs: ``ActionDataModule``'s.
+    """
+
+    def __init__(self, files: Iterable[str | Path], *, class_names: ClassNames | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.files = [str(file) for file in files]
+        self._names = class_names
+
+    def load_manifests(self) -> dict[str, Manifest]:
+        """The files, as the "predict" records."""
+        return {"predict": Manifest.from_files(self.files, class_names=self._names)}
+
+
+def scan_folder(root: str | Path) -> Manifest:
+    """The video files of ``root/<class>/**`` or ``root/<split>/<class>/**``, in the order of their paths.
+
+    Hidden files and files that are no videos by their suffix are passed over.
+
+    Raises:
+        DataError: No such folder, no class folders, or class folders without a video.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"{root.absolute()} is not a folder; give a folder with a folder of clips per class, or a CSV")
+    folders = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+    has_splits = bool(folders) and all(name in _SPLITS for name in folders) and "train" in map(_SPLITS.get, folders)
+    places = [(f, s) for s in folders for f in _subfolders(root / s)] if has_splits else [(f, None) for f in folders]
+    if not places:
+        raise DataError(f"{root.absolute()} has no folders; it must hold a folder of clips per class")
+    names = sort_names(name for name, _ in places)
+    records, empty = [], []
+    for name, split in places:
+        folder = root / split / name if split else root / name
+        files = videos_in(folder)
+        if not files:
+            empty.append(str(folder.relative_to(root)))
+        label = names.index(name)
+        records += [
+            Record("", file.relative_to(root).as_posix(), label=label, split=_SPLITS.get(split or "")) for file in files
+        ]
+    raise_if(
+        empty,
+        f"{{count}} class folders of {root.absolute()} have no videos",
+        f"Known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}.",
+    )
+    return Manifest(unique_ids(records, str(root)), names, root)
+
+
+def videos_in(folder: str | Path) -> list[Path]:
+    """Video files below a folder, by their suffix, sorted."""
+    found = []
+    for place, folders, files in os.walk(folder, followlinks=False):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            Path(place, name)
+            for name in files
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in VIDEO_SUFFIXES
+        ]
+    return sorted(found)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
+
+
+def _fold(manifest: Manifest, fold: str, source: Path) -> dict[str, Manifest]:
+    parts = manifest.by_split()
+    if fold not in parts:
+        raise DataError(f"{source}: has no fold {fold}, only {', '.join(sorted(parts)) or 'none (no column fold)'}")
+    missing = [r.path for r in manifest if r.split is None]
+    raise_if(missing, f"{source}: {{count}} clips have no fold")
+    rest = [r for r in manifest if r.split != fold]
+    return {"train": manifest.with_records(rest), "test": parts[fold]}
+
+
+def _check_splittable(manifest: Manifest, source: Path) -> None:
+    counts: dict[str, int] = {}
+    for record in manifest:
+        name = "/".join(manifest.label_names(record).values())
+        counts[name] = counts.get(name, 0) + 1
+    raise_if(
+        [name for name, count in counts.items() if count < 2],
+        f"{{count}} classes of {source} have a single clip, which cannot be both trained and tested on",
+        "Add clips, remove the class, or give the splits yourself.",
+    )
