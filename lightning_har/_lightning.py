@@ -11,7 +11,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning_har.errors import ConfigError
 
@@ -36,15 +36,14 @@ def _choose() -> str:
 base_name = _choose()
 
 if TYPE_CHECKING:
-    # The two packages have one interface; Any keeps mypy out of a choice made at run time.
-    pl: Any
-    LightningModule: Any
-    LightningDataModule: Any
-    Callback: Any
-    Trainer: Any
+    # The two packages have one interface.
+    import pytorch_lightning as pl
+    from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 else:
     pl = importlib.import_module(_NAMES[base_name])
     LightningModule = pl.LightningModule
     LightningDataModule = pl.LightningDataModule
     Callback = pl.Callback
     Trainer = pl.Trainer
+
+__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "base_name", "pl"]

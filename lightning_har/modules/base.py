@@ -1,0 +1,560 @@
+"""The one step that every recogniser shares: loss, metrics, optimizer, views."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
+from typing_extensions import TypedDict, Unpack
+
+from lightning_har._lightning import LightningModule
+from lightning_har._version import __version__
+from lightning_har.errors import ConfigError
+from lightning_har.nets.preprocess import check_clip, normalize
+from lightning_har.spec import InputSpec, Sampling
+from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+IGNORE = -1
+"""The label of a sample whose class is unknown; it counts in no loss and no metric."""
+
+
+class TrainingOptions(TypedDict, total=False):
+    """How a module is trained; every module takes these as keyword arguments.
+
+    Attributes:
+        optimizer: "sgd", "adam" or "adamw".
+        lr: Learning rate of the head, and of the backbone times ``backbone_lr_scale``.
+        weight_decay: L2 penalty ("sgd", "adam") or decoupled decay ("adamw").
+        momentum: For "sgd".
+        backbone_lr_scale: Ratio of the backbone's learning rate to the head's.
+        schedule: "step" multiplies lr by ``gamma`` at each epoch of ``milestones``; "cosine" falls to 0 at the
+            last epoch; "plateau" multiplies by ``gamma`` after ``patience`` epochs without a lower val_loss;
+            "inverse_time" is lr / (1 + gamma · step), Keras's decay.
+        milestones: Epochs, for "step".
+        gamma: Factor of "step" and "plateau", decay per step of "inverse_time".
+        patience: Epochs, for "plateau".
+        label_smoothing: In [0, 1).
+        class_weights: One weight per class, or such a list per head.
+        topk: The k of top-k accuracy; those not smaller than the number of classes are left out.
+    """
+
+    optimizer: Literal["sgd", "adam", "adamw"]
+    lr: float
+    weight_decay: float
+    momentum: float
+    backbone_lr_scale: float
+    schedule: Literal["none", "step", "cosine", "plateau", "inverse_time"]
+    milestones: Sequence[int]
+    gamma: float
+    patience: int
+    label_smoothing: float
+    class_weights: Sequence[float] | Mapping[str, Sequence[float]] | None
+    topk: Sequence[int]
+
+
+_DEFAULTS: TrainingOptions = {
+    "optimizer": "adam",
+    "lr": 1e-3,
+    "weight_decay": 0.0,
+    "momentum": 0.9,
+    "backbone_lr_scale": 1.0,
+    "schedule": "none",
+    "milestones": (),
+    "gamma": 0.1,
+    "patience": 5,
+    "label_smoothing": 0.0,
+    "class_weights": None,
+    "topk": (1, 5),
+}
+
+
+class NumPredictedClasses(Metric):  # type: ignore[misc]
+    """How many classes were ever predicted: a recogniser that collapsed onto a few shows here."""
+
+    full_state_update = False
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.seen: Tensor
+        self.add_state("seen", torch.zeros(num_classes), dist_reduce_fx="max")
+
+    def update(self, logits: Tensor, label: Tensor) -> None:
+        """Take (N, K) logits."""
+        self.seen[logits[label != IGNORE].argmax(1)] = 1
+
+    def compute(self) -> Tensor:
+        """A count."""
+        return self.seen.sum()
+
+
+class JointTopK(Metric):  # type: ignore[misc]
+    """Share of samples right in every head at once: EPIC-KITCHENS's action accuracy over verb and noun."""
+
+    full_state_update = False
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+        self.right: Tensor
+        self.count: Tensor
+        self.add_state("right", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, logits: Mapping[str, Tensor], label: Mapping[str, Tensor]) -> None:
+        """Take logits and labels of every head."""
+        known = torch.stack([y != IGNORE for y in label.values()]).all(0)
+        hits = [(logits[h].topk(min(self.k, logits[h].shape[1])).indices == label[h][:, None]).any(1) for h in logits]
+        self.right += (torch.stack(hits).all(0) & known).sum()
+        self.count += known.sum()
+
+    def compute(self) -> Tensor:
+        """In [0, 1]."""
+        return self.right / self.count
+
+
+class ActionRecognizer(LightningModule):
+    """Base of all modules: a network, its InputSpec, and one way to train and test it.
+
+    A subclass builds the network in its constructor, from plain arguments, and calls this one. Everything
+    else (steps, metrics, optimizer, checkpoints, views) is here, once.
+
+    Args:
+        net: The network: normalised clips to logits.
+        spec: What it eats; a dict by modality for several; None where it takes features (B, T, D).
+        num_classes: K, or classes by head; the logits are then a dict. 0: ``forward`` gives features.
+        train_sampling: The training protocol this architecture was published with.
+        eval_sampling: The evaluation protocol likewise.
+        training: See ``TrainingOptions``.
+
+    Attributes:
+        class_names: Names in label order (or a dict of such by head), kept in checkpoints; the recipe runner
+            sets them from the data.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        spec: InputSpec | Mapping[str, InputSpec] | None,
+        num_classes: NumClasses,
+        *,
+        train_sampling: Sampling | None = None,
+        eval_sampling: Sampling | None = None,
+        **training: Unpack[TrainingOptions],
+    ) -> None:
+        super().__init__()
+        unknown = set(training) - set(_DEFAULTS)
+        if unknown:
+            raise TypeError(f"unexpected argument {', '.join(sorted(unknown))}; known: {', '.join(_DEFAULTS)}")
+        self.options: TrainingOptions = {**_DEFAULTS, **training}
+        self.save_hyperparameters(ignore=("net", "spec", "train_sampling", "eval_sampling"), logger=False)
+        self.net = net
+        self.spec = spec
+        self.num_classes = num_classes
+        self.train_sampling = train_sampling
+        self.eval_sampling = eval_sampling
+        self.class_names: ClassNames | None = None
+        self._heads = dict(num_classes) if isinstance(num_classes, Mapping) else {"action": num_classes}
+        self._check_weights()
+        if num_classes:
+            self.metrics = nn.ModuleDict({name: self._metrics() for name in _METRIC_SETS})
+
+    # -- forward -------------------------------------------------------------------------------------------
+
+    def forward(self, video: Video) -> Logits:
+        """Clips to logits, never softmax.
+
+        Args:
+            video: (B, C, T, H, W), uint8 or already normalised float; a dict of such by modality; or features
+                (B, T, D) where the network takes them.
+
+        Returns:
+            (B, K), or a dict of such by head; with ``num_classes=0``, features (B, D).
+
+        Raises:
+            ConfigError: Wrong rank, channel count, modality or integer type, naming expected and given.
+        """
+        logits: Logits = self.net(self._prepare(video))
+        return logits
+
+    def forward_views(
+        self,
+        views: Video | Iterable[Video],
+        view_batch_size: int | None = None,
+        average: Literal["logits", "probabilities"] = "logits",
+    ) -> Logits:
+        """Several views of each video to one prediction, a few views at a time.
+
+        Args:
+            views: (B, V, C, T, H, W), or a dict of such; or an iterable of chunks of that shape, which are taken
+                one after another so that the whole never is in memory.
+            view_batch_size: Views of each video that pass the network together; None takes one.
+            average: Mean of logits (TSN), or of probabilities; the result is then the logarithm of the mean,
+                whose softmax is the mean.
+
+        Returns:
+            (B, K), or a dict of such.
+        """
+        if average not in ("logits", "probabilities"):
+            raise ConfigError(f"average is {average!r}; it must be 'logits' or 'probabilities'")
+        total: dict[str, Tensor] = {}
+        count = 0
+        named = True
+        for logits in self._stream(views, view_batch_size):
+            named = isinstance(logits, dict)
+            for name, x in (logits if isinstance(logits, dict) else {"": logits}).items():
+                x = x.softmax(-1) if average == "probabilities" else x
+                total[name] = total[name] + x.sum(1) if name in total else x.sum(1)
+            count += x.shape[1]
+        if not count:
+            raise ConfigError("forward_views got no views")
+        mean = {name: x / count for name, x in total.items()}
+        if average == "probabilities":
+            mean = {name: x.clamp_min(torch.finfo(x.dtype).tiny).log() for name, x in mean.items()}
+        return mean if named else mean[""]
+
+    def _stream(self, views: Video | Iterable[Video], size: int | None) -> Iterator[Logits]:
+        """Logits (B, v, K) of v views at a time."""
+        for chunk in [views] if isinstance(views, Tensor | Mapping) else views:
+            first = next(iter(chunk.values())) if isinstance(chunk, Mapping) else chunk
+            rank = 4 if self.spec is None else 6
+            if first.ndim != rank:
+                raise ConfigError(
+                    f"views are (B, V, C, T, H, W), rank {rank}; got rank {first.ndim}, shape {tuple(first.shape)}"
+                )
+            for start in range(0, first.shape[1], size or 1):
+                part = _map(chunk, functools.partial(_slice, start=start, stop=start + (size or 1)))
+                shape = part.shape[:2] if isinstance(part, Tensor) else next(iter(part.values())).shape[:2]
+                logits = self(_map(part, functools.partial(torch.flatten, start_dim=0, end_dim=1)))
+                yield _map_logits(logits, functools.partial(torch.unflatten, dim=0, sizes=tuple(shape)))
+
+    def _prepare(self, video: Video) -> Video:
+        if self.spec is None:
+            if isinstance(video, Mapping) or video.ndim != 3 or not video.is_floating_point():
+                given = sorted(video) if isinstance(video, Mapping) else f"{tuple(video.shape)} {video.dtype}"
+                raise ConfigError(f"this network takes float features (B, T, D), got {given}")
+            return video
+        dtype = next(self.net.parameters()).dtype
+        if isinstance(self.spec, InputSpec):
+            if isinstance(video, Mapping):
+                if self.spec.modality not in video:
+                    raise ConfigError(f"this network takes {self.spec.modality}; the batch has {sorted(video)}")
+                video = video[self.spec.modality]
+            check_clip(video, self.spec)
+            return normalize(video, self.spec, dtype)
+        if not isinstance(video, Mapping) or set(video) < set(self.spec):
+            given = sorted(video) if isinstance(video, Mapping) else "one clip"
+            raise ConfigError(f"this network takes a dict of clips for {sorted(self.spec)}, got {given}")
+        for modality, spec in self.spec.items():
+            check_clip(video[modality], spec)
+        return {modality: normalize(video[modality], spec, dtype) for modality, spec in self.spec.items()}
+
+    # -- steps ---------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any] | None:
+        """Loss and metrics of a batch; None where every video of it failed."""
+        if not batch["id"]:
+            return None
+        logits, label = self(batch["video"]), batch["label"]
+        loss = self.loss(logits, label)
+        self.log(
+            "train_loss",
+            loss.detach(),
+            on_epoch=True,
+            on_step=False,
+            prog_bar=True,
+            batch_size=len(batch["id"]),
+        )
+        self._update("train", logits, label)
+        return {"loss": loss}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and metrics of a batch."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any] | None:
+        """Metrics per clip and per video; gives the videos' ids and logits to callbacks."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The videos' ids, paths and logits."""
+        logits = self._video_and_clip_logits(batch["video"])[0] if batch["id"] else None
+        return {"id": batch["id"], "path": batch["path"], "logits": logits, "failures": batch["failures"]}
+
+    def _evaluate(self, batch: Batch, split: str) -> dict[str, Any] | None:
+        if not batch["id"]:
+            return None
+        video_logits, clip_logits = self._video_and_clip_logits(batch["video"])
+        label = batch["label"]
+        padding = batch.get("is_padding")
+        out = {"id": batch["id"], "path": batch["path"], "logits": video_logits, "label": label}
+        if padding is not None and bool(padding.any()):
+            keep = ~padding
+            video_logits = _map_logits(video_logits, lambda x: x[keep])
+            clip_logits = _map_logits(clip_logits, lambda x: x[keep])
+            label = {k: v[keep] for k, v in label.items()} if isinstance(label, Mapping) else label[keep]
+            kept = keep.tolist()
+            out = {
+                "id": [i for i, k in zip(batch["id"], kept, strict=True) if k],
+                "path": [p for p, k in zip(batch["path"], kept, strict=True) if k],
+                "logits": video_logits,
+                "label": label,
+            }
+            if not out["id"]:
+                return None
+        loss = self.loss(video_logits, label)
+        self.log(
+            f"{split}_loss",
+            loss,
+            on_epoch=True,
+            on_step=False,
+            prog_bar=True,
+            batch_size=len(out["id"]),
+            sync_dist=True,
+        )
+        if split == "test":
+            self._update("test_video", video_logits, label)
+            views = next(iter(clip_logits.values())).shape[1] if isinstance(clip_logits, dict) else clip_logits.shape[1]
+            flat = _map_logits(clip_logits, lambda x: x.flatten(0, 1))
+            repeated = (
+                {k: v.repeat_interleave(views) for k, v in label.items()}
+                if isinstance(label, Mapping)
+                else label.repeat_interleave(views)
+            )
+            self._update("test_clip", flat, repeated)
+        else:
+            self._update(split, video_logits, label)
+        return out
+
+    def _video_and_clip_logits(self, video: Video) -> tuple[Logits, Logits]:
+        """(B, K) averaged over views, and (B, V, K)."""
+        first = next(iter(video.values())) if isinstance(video, Mapping) else video
+        if first.ndim == (4 if self.spec is None else 6):
+            chunks = list(self._stream(video, None))
+            if isinstance(chunks[0], dict):
+                clip: Logits = {k: torch.cat([c[k] for c in chunks], 1) for k in chunks[0]}  # type: ignore[index]
+            else:
+                clip = torch.cat(chunks, 1)  # type: ignore[arg-type]
+            return _map_logits(clip, lambda x: x.mean(1)), clip
+        logits = self(video)
+        return logits, _map_logits(logits, lambda x: x[:, None])
+
+    # -- loss and metrics ----------------------------------------------------------------------------------
+
+    def loss(self, logits: Logits, label: Tensor | Mapping[str, Tensor]) -> Tensor:
+        """Cross-entropy, summed over heads; samples labelled -1 do not count.
+
+        Args:
+            logits: (B, K), or by head.
+            label: (B,) int64, or by head.
+
+        Returns:
+            A scalar.
+        """
+        logits_by_head, label_by_head = self._by_head(logits, label)
+        losses = []
+        for head, x in logits_by_head.items():
+            weight = self._class_weights(head)
+            known = label_by_head[head] != IGNORE
+            # Without a known label the mean would be 0 / 0.
+            losses.append(
+                F.cross_entropy(
+                    x[known].float(),
+                    label_by_head[head][known],
+                    weight=None if weight is None else x.new_tensor(weight, dtype=torch.float32),
+                    label_smoothing=self.options["label_smoothing"],
+                )
+                if bool(known.any())
+                else x.sum() * 0.0
+            )
+        return torch.stack(losses).sum()
+
+    def _class_weights(self, head: str) -> Sequence[float] | None:
+        weights = self.options["class_weights"]
+        return weights.get(head) if isinstance(weights, Mapping) else weights
+
+    def _check_weights(self) -> None:
+        for head, classes in self._heads.items():
+            weights = self._class_weights(head)
+            if weights is not None and len(weights) != classes:
+                raise ConfigError(f"class_weights has {len(weights)} values for the {classes} classes of {head!r}")
+
+    def _by_head(
+        self, logits: Logits, label: Tensor | Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        if isinstance(logits, dict):
+            if not isinstance(label, Mapping) or set(label) < set(logits):
+                given = sorted(label) if isinstance(label, Mapping) else "one label column"
+                raise ConfigError(f"this module has the heads {sorted(logits)}; the data gives {given}")
+            return logits, label
+        if isinstance(label, Mapping):
+            if "action" not in label:
+                raise ConfigError(f"this module has one head; the data gives labels for {sorted(label)}")
+            label = label["action"]
+        return {"action": logits}, {"action": label}
+
+    def _metrics(self) -> nn.ModuleDict:
+        sets = nn.ModuleDict()
+        for head, k in self._heads.items():
+            common: dict[str, Any] = {"num_classes": k, "ignore_index": IGNORE, "validate_args": False}
+            metrics: dict[str, Metric | MetricCollection] = {
+                f"top{n}": MulticlassAccuracy(top_k=n, average="micro", **common)
+                for n in self.options["topk"]
+                if n == 1 or n < k
+            }
+            metrics["precision_macro"] = MulticlassPrecision(average="macro", **common)
+            metrics["recall_macro"] = MulticlassRecall(average="macro", **common)
+            metrics["f1_macro"] = MulticlassF1Score(average="macro", **common)
+            metrics["num_predicted_classes"] = NumPredictedClasses(k)
+            # compute_groups share state between metrics of equal state; ours are few, and plain is safer.
+            sets[head] = MetricCollection(metrics, compute_groups=False)
+        if len(self._heads) > 1:
+            sets["joint"] = MetricCollection(
+                {f"top{n}": JointTopK(n) for n in self.options["topk"]}, compute_groups=False
+            )
+        return sets
+
+    def _update(self, name: str, logits: Logits, label: Tensor | Mapping[str, Tensor]) -> None:
+        logits_by_head, label_by_head = self._by_head(logits, label)
+        sets = self.metrics[f"{name}_"]
+        for head, x in logits_by_head.items():
+            sets[head].update(x.detach().float(), label_by_head[head])  # type: ignore[index,operator]
+        if len(self._heads) > 1:
+            heads = {h: x.detach() for h, x in logits_by_head.items()}
+            sets["joint"].update(heads, {h: label_by_head[h] for h in heads})  # type: ignore[index,operator]
+
+    def _log_metrics(self, *names: str) -> None:
+        for name in names:
+            for head, metrics in self.metrics[f"{name}_"].items():  # type: ignore[operator,union-attr]
+                if any(m.update_called for m in metrics.values()):
+                    # One head needs no name; the joint accuracy over heads is the action's.
+                    label = {"action": "" if len(self._heads) == 1 else "action_", "joint": "action_"}.get(
+                        head, f"{head}_"
+                    )
+                    self.log_dict({f"{name}_{label}{key}": value for key, value in metrics.compute().items()})
+                metrics.reset()
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's metrics."""
+        self._log_metrics("train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch's metrics."""
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log clip and video metrics."""
+        self._log_metrics("test_clip", "test_video")
+
+    # -- optimizer -----------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer and schedule that the options name, over all parameters that are not frozen."""
+        o = self.options
+        backbone = getattr(self.net, "backbone", None)
+        backbone_ids = {id(p) for p in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
+        trained = [p for p in self.parameters() if p.requires_grad]
+        if not trained:
+            raise ConfigError("every parameter is frozen; there is nothing to train")
+        groups = [
+            {"params": [p for p in trained if id(p) not in backbone_ids], "lr": o["lr"]},
+            {"params": [p for p in trained if id(p) in backbone_ids], "lr": o["lr"] * o["backbone_lr_scale"]},
+        ]
+        groups = [g for g in groups if g["params"]]
+        optimizer: torch.optim.Optimizer
+        if o["optimizer"] == "sgd":
+            optimizer = torch.optim.SGD(groups, momentum=o["momentum"], weight_decay=o["weight_decay"])
+        elif o["optimizer"] in ("adam", "adamw"):
+            adam = torch.optim.AdamW if o["optimizer"] == "adamw" else torch.optim.Adam
+            optimizer = adam(groups, weight_decay=o["weight_decay"])
+        else:
+            raise ConfigError(f"optimizer is {o['optimizer']!r}; it must be 'sgd', 'adam' or 'adamw'")
+        schedule = self._schedule(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer
+
+    def _schedule(self, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+        o = self.options
+        lrs = torch.optim.lr_scheduler
+        if o["schedule"] == "none":
+            return None
+        if o["schedule"] == "step":
+            return {"scheduler": lrs.MultiStepLR(optimizer, list(o["milestones"]), o["gamma"])}
+        if o["schedule"] == "cosine":
+            epochs = self.trainer.max_epochs
+            if not epochs or epochs < 1:
+                raise ConfigError("schedule='cosine' ends at the last epoch; give the Trainer max_epochs")
+            return {"scheduler": lrs.CosineAnnealingLR(optimizer, epochs)}
+        if o["schedule"] == "plateau":
+            plateau = lrs.ReduceLROnPlateau(optimizer, factor=o["gamma"], patience=o["patience"])
+            return {"scheduler": plateau, "monitor": "val_loss"}
+        if o["schedule"] == "inverse_time":
+            decay = o["gamma"]
+            return {
+                "scheduler": lrs.LambdaLR(optimizer, lambda step: 1 / (1 + decay * step)),
+                "interval": "step",
+            }
+        raise ConfigError(
+            f"schedule is {o['schedule']!r}; it must be 'none', 'step', 'cosine', 'plateau' or 'inverse_time'"
+        )
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what prediction needs; the weights are inside, so that loading fetches none."""
+        if "pretrained" in checkpoint.get("hyper_parameters", {}):
+            checkpoint["hyper_parameters"]["pretrained"] = False
+        cls = type(self)
+        checkpoint["lightning_har"] = {
+            "version": __version__,
+            "class": cls.__name__,
+            "module": cls.__module__,
+            "class_names": self.class_names,
+            "eval_sampling": self.eval_sampling.to_dict() if self.eval_sampling else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take class names and protocol back."""
+        ours = checkpoint.get("lightning_har")
+        if ours is None:
+            return
+        names = ours["class_names"]
+        if names is not None:
+            self.class_names = {h: tuple(n) for h, n in names.items()} if isinstance(names, dict) else tuple(names)
+        if ours["eval_sampling"] is not None:
+            self.eval_sampling = Sampling.from_dict(ours["eval_sampling"])
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:
+        """Lightning's own, which here fetches nothing: the checkpoint holds all weights."""
+        kwargs.setdefault("weights_only", True)
+        module: Self = super().load_from_checkpoint(checkpoint_path, **kwargs)  # type: ignore[misc]
+        return module
+
+
+# Suffixed, since a ModuleDict refuses the name of one of its methods ("train").
+_METRIC_SETS = ("train_", "val_", "test_clip_", "test_video_")
+
+
+def _map(video: Video, f: Any) -> Video:
+    return {k: f(v) for k, v in video.items()} if isinstance(video, Mapping) else f(video)
+
+
+def _map_logits(logits: Logits, f: Any) -> Logits:
+    return {k: f(v) for k, v in logits.items()} if isinstance(logits, dict) else f(logits)
+
+
+def _slice(x: Tensor, *, start: int, stop: int) -> Tensor:
+    return x[:, start:stop]

@@ -1,0 +1,321 @@
+"""What every module shares: steps, metrics, views, heads, checkpoints, either Lightning."""
+
+import subprocess
+import sys
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from sklearn.metrics import precision_recall_fscore_support
+from torch.utils.data import DataLoader
+
+from lightning_har import CNNRNNModule, Sampling, TSNModule
+from lightning_har.errors import ConfigError, WeightsError
+from lightning_har.modules import load_checkpoint
+
+SIZE, T = 32, 3
+SMALL = {"backbone": "test_resnet", "pretrained": False, "input_size": SIZE}
+
+
+def tsn(num_classes=4, **kwargs):
+    torch.manual_seed(0)
+    return TSNModule(num_classes, num_segments=T, **SMALL, **kwargs)
+
+
+def cnn_rnn(num_classes=4, **kwargs):
+    torch.manual_seed(0)
+    return CNNRNNModule(num_classes, num_frames=T, hidden=8, **{**SMALL, **kwargs})
+
+
+def clips(*shape, seed=0):
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def loader(size=8, views=None, heads=None, batch_size=4, padding=None):
+    """Batches as a data module makes them."""
+
+    def collate(indices):
+        shape = (len(indices), *((views,) if views else ()), 3, T, SIZE, SIZE)
+        label = torch.tensor(indices) % 4
+        batch = {
+            "video": clips(*shape, seed=indices[0]),
+            "label": {h: label % k for h, k in heads.items()} if heads else label,
+            "id": [str(i) for i in indices],
+            "path": [f"{i}.mp4" for i in indices],
+            "failures": [],
+        }
+        if padding:
+            batch["is_padding"] = torch.tensor([i in padding for i in indices])
+        return batch
+
+    return DataLoader(range(size), batch_size, collate_fn=collate)
+
+
+def trainer(**kwargs):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return pl.Trainer(**{**quiet, "enable_checkpointing": False, "max_epochs": 1, **kwargs})
+
+
+@pytest.mark.parametrize("build", [tsn, cnn_rnn])
+def test_views_streamed_equal_views_averaged(build):
+    module = build().eval()
+    views = clips(2, 5, 3, T, SIZE, SIZE)
+    with torch.no_grad():
+        each = torch.stack([module(views[:, v]) for v in range(5)], 1)
+        for size in (None, 2, 5):
+            torch.testing.assert_close(module.forward_views(views, size), each.mean(1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(module.forward_views(views.split(2, 1)), each.mean(1), atol=1e-5, rtol=0)
+        probabilities = module.forward_views(views, average="probabilities").softmax(1)
+        torch.testing.assert_close(probabilities, each.softmax(2).mean(1), atol=1e-5, rtol=0)
+
+
+def test_views_are_never_held_together():
+    module = tsn().eval()
+    alive = []
+
+    def chunks():
+        for v in range(4):
+            chunk = clips(1, 1, 3, T, SIZE, SIZE, seed=v)
+            alive.append(chunk)
+            yield alive.pop()
+
+    seen = []
+    module.net.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
+    module.forward_views(chunks())
+    assert seen == [1, 1, 1, 1]
+
+
+def test_metrics_equal_sklearn():
+    module, data = tsn(), loader(views=3)
+    logged = trainer().test(module, data, verbose=False)[0]
+    module.eval()
+    with torch.no_grad():
+        views = [torch.stack([module(b["video"][:, v]) for v in range(3)], 1) for b in data]
+    label = torch.cat([b["label"] for b in data])
+    clip = torch.cat(views)
+    for name, logits, y in (
+        ("test_video", clip.mean(1), label),
+        ("test_clip", clip.flatten(0, 1), label.repeat_interleave(3)),
+    ):
+        predicted = logits.argmax(1)
+        p, r, f, _ = precision_recall_fscore_support(y, predicted, average="macro", zero_division=0)
+        assert logged[f"{name}_top1"] == pytest.approx((predicted == y).float().mean())
+        assert logged[f"{name}_precision_macro"] == pytest.approx(p)
+        assert logged[f"{name}_recall_macro"] == pytest.approx(r)
+        assert logged[f"{name}_f1_macro"] == pytest.approx(f)
+        assert logged[f"{name}_num_predicted_classes"] == predicted.unique().numel()
+    assert "test_video_top5" not in logged  # of four classes it would always be 1
+
+
+def test_padding_counts_in_no_metric():
+    plain = trainer().test(tsn(), loader(size=4), verbose=False)[0]
+    padded = trainer().test(tsn(), loader(size=6, batch_size=4, padding={4, 5}), verbose=False)[0]
+    assert padded == pytest.approx(plain)
+
+
+def test_two_heads_and_their_joint_accuracy():
+    heads = {"verb": 3, "noun": 2}
+    module, data = cnn_rnn(heads), loader(heads=heads)
+    logged = trainer().test(module, data, verbose=False)[0]
+    module.eval()
+    right = []
+    with torch.no_grad():
+        for b in data:
+            logits = module(b["video"])
+            assert {h: x.shape for h, x in logits.items()} == {"verb": (4, 3), "noun": (4, 2)}
+            right.append(torch.stack([logits[h].argmax(1) == b["label"][h] for h in heads]).all(0))
+    assert logged["test_video_action_top1"] == pytest.approx(torch.cat(right).float().mean())
+    assert {"test_video_verb_top1", "test_video_noun_f1_macro"} <= set(logged)
+    with pytest.raises(ConfigError, match="heads \\['noun', 'verb'\\]; the data gives one label column"):
+        trainer().fit(cnn_rnn(heads), loader())
+
+
+@pytest.mark.parametrize("build", [tsn, cnn_rnn])
+def test_every_parameter_is_trained(build):
+    module = build(**({"freeze_backbone": False} if build is cnn_rnn else {}))
+    module.loss(module(clips(4, 3, T, SIZE, SIZE)), torch.arange(4)).backward()
+    without = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without, f"no gradient for {without}"
+
+
+def test_a_frozen_backbone_keeps_its_statistics_and_has_no_graph():
+    module = cnn_rnn()
+    before = {k: v.clone() for k, v in module.net.backbone.state_dict().items()}
+    graph = []
+    module.net.backbone.register_forward_hook(lambda *args: graph.append(args[2].requires_grad))
+    trainer(max_epochs=2).fit(module, loader())
+    assert not any(graph)
+    for k, v in module.net.backbone.state_dict().items():
+        assert torch.equal(v, before[k]), k
+
+
+def test_freezing_up_to_a_block():
+    module = tsn(freeze_backbone="conv1")
+    frozen = {n.split(".")[0] for n, p in module.net.backbone.net.named_parameters() if not p.requires_grad}
+    assert frozen == {"conv1"}
+    with pytest.raises(ConfigError, match="no block 'conv9'; nearest: conv1"):
+        tsn(freeze_backbone="conv9")
+
+
+def test_partial_batch_norm():
+    module = tsn(partial_bn=True)
+    norms = [m for m in module.net.backbone.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms[0].training
+    assert not any(n.training or n.weight.requires_grad for n in norms[1:])
+
+
+def test_checkpoint_loads_without_fetching(tmp_path, monkeypatch):
+    module = cnn_rnn(temporal="lstm")
+    module.hparams["pretrained"] = True  # as if its weights had been fetched
+    module.class_names = ("a", "b", "c", "d")
+    module.eval_sampling = Sampling("dense", time_stride=2, crop="three")
+    fit = trainer(enable_checkpointing=True, default_root_dir=tmp_path)
+    fit.fit(module, loader())
+    fit.save_checkpoint(tmp_path / "x.ckpt")
+    import timm
+
+    built = timm.create_model
+
+    def refuse(*args, pretrained=False, **kwargs):
+        assert not pretrained, "loading a checkpoint fetched weights"
+        return built(*args, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    again = load_checkpoint(tmp_path / "x.ckpt")
+    assert type(again) is CNNRNNModule
+    assert again.class_names == module.class_names
+    assert again.eval_sampling == module.eval_sampling
+    x = clips(2, 3, T, SIZE, SIZE)
+    torch.testing.assert_close(again(x), module.eval()(x), atol=0, rtol=0)
+
+
+def test_what_is_no_checkpoint(tmp_path):
+    with pytest.raises(WeightsError, match="no checkpoint at"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    (tmp_path / "x.ckpt").write_bytes(b"junk")
+    with pytest.raises(WeightsError, match="is no checkpoint, or is damaged"):
+        load_checkpoint(tmp_path / "x.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(WeightsError, match="another library wrote it"):
+        load_checkpoint(tmp_path / "other.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        (torch.zeros(1, 3, SIZE, SIZE), "rank 5; got rank 4"),
+        (torch.zeros(1, 2, T, SIZE, SIZE), "rgb clips of 3 channels at dimension 1; got 2"),
+        (torch.zeros(1, 3, T, SIZE, SIZE, dtype=torch.int64), "must be uint8"),
+        ({"flow": torch.zeros(1, 2, T, SIZE, SIZE)}, r"takes rgb; the batch has \['flow'\]"),
+    ],
+)
+def test_wrong_clips_are_named(video, message):
+    with pytest.raises(ConfigError, match=message):
+        tsn()(video)
+
+
+def test_integer_clip_equals_the_same_clip_normalised():
+    module = tsn().eval()
+    x = clips(1, 3, T, SIZE, SIZE)
+    mean, std = (torch.tensor(v).view(3, 1, 1, 1) for v in (module.spec.mean, module.spec.std))
+    torch.testing.assert_close(module(x), module((x / 255 - mean) / std), atol=1e-5, rtol=0)
+
+
+def test_features_without_a_backbone():
+    module = CNNRNNModule(4, backbone=None, feature_dim=6, temporal="gru", hidden=5, pretrained=False)
+    assert module(torch.randn(2, 9, 6)).shape == (2, 4)
+    with pytest.raises(ConfigError, match=r"float features \(B, T, D\)"):
+        module(clips(2, 3, T, SIZE, SIZE))
+    with pytest.raises(ConfigError, match="not both, not neither"):
+        CNNRNNModule(4, backbone=None)
+
+
+@pytest.mark.parametrize("build", [tsn, cnn_rnn])
+def test_no_classes_gives_features(build):
+    module = build(num_classes=0).eval()
+    assert module(clips(2, 3, T, SIZE, SIZE)).shape == (2, module.net.num_features)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        # SYSTEMS C and E, by Keras's count of trainable parameters
+        ({"num_classes": 13, "temporal": "lstm", "hidden": 50}, 266_963),
+        ({"num_classes": 13, "temporal": "convnet1d", "hidden": 100, "num_frames": 20}, 46_353),
+        ({"num_classes": {"verb": 97, "noun": 300}, "temporal": "convnet1d", "hidden": 100, "num_frames": 20}, 85_137),
+        ({"num_classes": 101, "temporal": "gru", "hidden": 1280, "reset": "before", "head_width": 512}, 10_545_509),
+        ({"num_classes": 101, "temporal": "lstm", "hidden": 1280, "head_width": 512}, 13_823_589),
+    ],
+)
+def test_heads_of_the_studies_have_their_parameters(arguments, count):
+    with torch.device("meta"):
+        module = CNNRNNModule(backbone=None, feature_dim=1280, pretrained=False, **arguments)
+    assert sum(p.numel() for p in module.parameters() if p.requires_grad) == count
+
+
+@pytest.mark.parametrize("schedule", ["none", "step", "cosine", "plateau", "inverse_time"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+def test_optimizers_and_schedules(optimizer, schedule):
+    module = tsn(optimizer=optimizer, schedule=schedule, lr=0.1, backbone_lr_scale=0.5, milestones=[1], gamma=0.25)
+    fit = trainer(max_epochs=2)
+    fit.fit(module, loader(), loader())
+    head, backbone = fit.optimizers[0].param_groups
+    assert backbone["lr"] == pytest.approx(head["lr"] * 0.5)
+    # after two epochs of two steps
+    expected = {"none": 0.1, "step": 0.025, "cosine": 0.0, "plateau": 0.1, "inverse_time": 0.1 / (1 + 0.25 * 4)}
+    assert head["lr"] == pytest.approx(expected[schedule], abs=1e-9)
+
+
+def test_options_that_do_not_exist():
+    with pytest.raises(TypeError, match="learning_rate"):
+        tsn(learning_rate=0.1)
+    with pytest.raises(ConfigError, match="class_weights has 2 values for the 4 classes"):
+        tsn(class_weights=[1.0, 2.0])
+
+
+def test_unknown_labels_do_not_count():
+    module = tsn()
+    logits, label = torch.randn(4, 4), torch.tensor([0, -1, 2, -1])
+    torch.testing.assert_close(module.loss(logits, label), module.loss(logits[::2], label[::2]))
+    assert module.loss(logits, torch.full((4,), -1)) == 0
+
+
+def test_a_failed_batch_is_stepped_over():
+    batch = {"video": torch.zeros(0), "label": torch.zeros(0), "id": [], "path": [], "failures": []}
+    assert tsn().training_step(batch, 0) is None
+    assert tsn().test_step(batch, 0) is None
+
+
+BOTH = """
+import {first}
+import lightning_har
+from lightning_har import TSNModule
+from lightning_har._lightning import base_name
+assert base_name == {expected!r}, base_name
+import torch
+module = TSNModule(4, backbone="test_resnet", pretrained=False, input_size=32)
+data = [dict(video=torch.zeros(2, 3, 3, 32, 32, dtype=torch.uint8), label=torch.tensor([0, 1]), id=["a", "b"],
+             path=["a", "b"], failures=[])]
+loader = torch.utils.data.DataLoader(data, batch_size=None)
+{first}.Trainer(fast_dev_run=1, accelerator="cpu", logger=False, enable_progress_bar=False).fit(module, loader)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("first", "environment", "expected"),
+    [
+        ("pytorch_lightning", None, "pytorch_lightning"),
+        ("lightning.pytorch", None, "lightning"),
+        ("lightning.pytorch", "lightning", "lightning"),
+    ],
+)
+def test_both_lightnings(first, environment, expected, monkeypatch, tmp_path):
+    pytest.importorskip(first)
+    if environment:
+        monkeypatch.setenv("LIGHTNING_HAR_BASE", environment)
+    else:
+        monkeypatch.delenv("LIGHTNING_HAR_BASE", raising=False)
+    code = BOTH.format(first=first, expected=expected)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]

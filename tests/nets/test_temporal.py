@@ -1,0 +1,103 @@
+"""Temporal parts: the published thing, frame by frame as well as whole."""
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_har.errors import ConfigError
+from lightning_har.nets import temporal as parts
+
+T, D, H = 9, 12, 7
+
+
+@pytest.fixture
+def features():
+    return torch.randn(3, T, D, generator=torch.Generator().manual_seed(0))
+
+
+def test_gru_equals_torch(features):
+    ours, theirs = parts.GRU(D, H).double(), nn.GRU(D, H, batch_first=True).double()
+    theirs.weight_ih_l0.data.copy_(ours.input.weight)
+    theirs.weight_hh_l0.data.copy_(ours.recurrent.weight)
+    for bias in (ours.input.bias, ours.recurrent.bias):
+        bias.data.normal_()
+    theirs.bias_ih_l0.data.copy_(ours.input.bias)
+    theirs.bias_hh_l0.data.copy_(ours.recurrent.bias)
+    torch.testing.assert_close(ours(features.double()), theirs(features.double())[0][:, -1], atol=1e-6, rtol=0)
+
+
+def test_lstm_equals_torch(features):
+    ours, theirs = parts.LSTM(D, H), nn.LSTM(D, H, batch_first=True)
+    theirs.weight_ih_l0.data.copy_(ours.input.weight)
+    theirs.weight_hh_l0.data.copy_(ours.recurrent.weight)
+    ours.input.bias.data.normal_()
+    # Two biases that add up to our one.
+    theirs.bias_hh_l0.data.normal_()
+    theirs.bias_ih_l0.data.copy_(ours.input.bias - theirs.bias_hh_l0)
+    torch.testing.assert_close(ours(features), theirs(features)[0][:, -1], atol=1e-6, rtol=0)
+
+
+def test_gru_that_resets_before_follows_its_equations(features):
+    gru = parts.GRU(D, H, reset="before")
+    w = gru.input.weight.chunk(3)
+    u_reset, u_update = gru.recurrent.weight.chunk(2)
+    h = torch.zeros(3, H)
+    for t in range(T):
+        x = features[:, t]
+        r = torch.sigmoid(x @ w[0].T + h @ u_reset.T)
+        z = torch.sigmoid(x @ w[1].T + h @ u_update.T)
+        n = torch.tanh(x @ w[2].T + (r * h) @ gru.candidate.weight.T)
+        h = z * h + (1 - z) * n
+    torch.testing.assert_close(gru(features), h, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        parts.GRU(D, H),
+        parts.GRU(D, H, reset="before"),
+        parts.LSTM(D, H),
+        parts.Average(D),
+        parts.Max(D),
+        parts.ConvNet1D(D, causal=True),
+    ],
+    ids=lambda p: type(p).__name__,
+)
+def test_steps_equal_the_clip(part, features):
+    part.eval()
+    state = part.initial_state(3)
+    for t in range(T):
+        y, state = part.step(features[:, t], state)
+        torch.testing.assert_close(y, part(features[:, : t + 1]), atol=1e-5, rtol=0)
+
+
+def test_an_unpadded_convnet_does_not_stream():
+    with pytest.raises(ConfigError, match="causal=True"):
+        parts.ConvNet1D(D).initial_state(1)
+
+
+def test_a_clip_too_short_for_the_convnet(features):
+    with pytest.raises(ConfigError, match="at least 20 frames, got 9"):
+        parts.ConvNet1D(D)(features)
+
+
+def test_convlstm_parameters_and_small_maps():
+    part = parts.ConvLSTM(1280)
+    norm = sum(p.numel() for p in part.norm.parameters())
+    assert sum(p.numel() for p in part.parameters()) - norm == 659_488  # as study C's description gives
+    assert part(torch.randn(2, 3, 1280, 8, 8)).shape == (2, 8)
+    with pytest.raises(ConfigError, match="at least that large, got 3×3"):
+        part(torch.randn(2, 3, 1280, 3, 3))
+
+
+def test_moments_and_attention(features):
+    mean, std = parts.Moments(D)(features).chunk(2, 1)
+    torch.testing.assert_close(mean, features.mean(1))
+    torch.testing.assert_close(std, features.std(1, correction=0), atol=1e-4, rtol=0)
+    attention = parts.AttentionPool(D)
+    nn.init.zeros_(attention.score[2].weight)  # all frames alike: the mean
+    torch.testing.assert_close(attention(features), features.mean(1))
+
+
+def test_single_frame_sees_the_middle(features):
+    torch.testing.assert_close(parts.SingleFrame(D)(features), features[:, T // 2])
