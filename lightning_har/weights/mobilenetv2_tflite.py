@@ -103,21 +103,32 @@ def convolutions(model: TFLiteModel) -> list[tuple[Layer, Operator]]:
             f"{', '.join(expected[:5])}, ...; given {len(kinds)}, {', '.join(kinds[:5])}, ..."
         )
     found = []
+    current = start_of_block = model.inputs[0] if model.inputs else -1
     for step, operator in zip(_STEPS, model.operators, strict=True):
-        if not isinstance(step, Layer):
-            continue
-        options = operator.options
-        settings = (options.stride, options.dilation, options.padding, options.activation)
-        if settings != ((step.stride, step.stride), (1, 1), "same", step.activation):
-            raise WeightsError(
-                f"{model.path}: {step.conv} has stride, dilation, padding and activation {settings}; "
-                f"MobileNetV2 has stride {step.stride}, no dilation, 'same' and {step.activation!r}"
-            )
-        weight = model.input_of(operator, 1)
-        if not (_is_constant(weight, 4) and _is_constant(model.input_of(operator, 2), 1)):
-            raise WeightsError(f"{model.path}: {weight.name!r} or its bias is not stored in the file")
-        found.append((step, operator))
+        wanted = {start_of_block, current} if step == "ADD" else {current}
+        if not wanted <= set(operator.inputs) or len(operator.outputs) != 1:
+            raise WeightsError(f"{model.path}: a {operator.kind} is not wired as in MobileNetV2")
+        current = operator.outputs[0]
+        if isinstance(step, Layer):
+            _check_layer(model, step, operator)
+            found.append((step, operator))
+        # The first block of a stage has no skip connection: it ends with its projection.
+        if step == "ADD" or (isinstance(step, Layer) and step.conv.endswith(".0.conv_pwl")):
+            start_of_block = current
     return found
+
+
+def _check_layer(model: TFLiteModel, layer: Layer, operator: Operator) -> None:
+    options = operator.options
+    settings = (options.stride, options.dilation, options.padding, options.activation)
+    if settings != ((layer.stride, layer.stride), (1, 1), "same", layer.activation):
+        raise WeightsError(
+            f"{model.path}: {layer.conv} has stride, dilation, padding and activation {settings}; "
+            f"MobileNetV2 has stride {layer.stride}, no dilation, 'same' and {layer.activation!r}"
+        )
+    weight = model.input_of(operator, 1)
+    if not (_is_constant(weight, 4) and _is_constant(model.input_of(operator, 2), 1)):
+        raise WeightsError(f"{model.path}: {weight.name!r} or its bias is not stored in the file")
 
 
 def _is_constant(tensor: TFLiteTensor, rank: int) -> bool:
@@ -127,9 +138,8 @@ def _is_constant(tensor: TFLiteTensor, rank: int) -> bool:
 def _steps() -> Iterator[Layer | str]:
     yield Layer("CONV_2D", 2, "relu6", "conv_stem", "bn1")
     # Repeats and strides of the stages: the columns n and s of table 2.
-    for stage, (repeats, stage_stride) in enumerate(
-        [(1, 1), (2, 2), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1)],
-    ):
+    stages = [(1, 1), (2, 2), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1)]
+    for stage, (repeats, stage_stride) in enumerate(stages):
         for block in range(repeats):
             at = f"blocks.{stage}.{block}"
             stride = stage_stride if block == 0 else 1
