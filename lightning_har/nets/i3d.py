@@ -195,23 +195,27 @@ _TF_TENSORS = {
     "batch_norm/moving_variance": "bn.running_var",
 }
 _TF_NAME = re.compile(
-    r"(?:RGB|Flow)/inception_i3d/(?P<block>[^/]+)/(?:(?P<unit>.+)/)?(?P<tensor>(?:conv_3d|batch_norm)/\w+)"
+    r"(?:(?:RGB|Flow)/inception_i3d/)?(?P<block>[^/]+)/(?:(?P<unit>.+)/)?(?P<tensor>(?:conv_3d|batch_norm)/\w+)"
 )
 
 
 def from_tf_names(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Tensor]:
     """The authors' tensors, by their names in ``model.ckpt``, as a state dict of :class:`I3D`.
 
-    Kernels are transposed from (T, H, W, in, out); batch norm had no scale there, so scales are ones.
+    Kernels are transposed from (T, H, W, in, out); batch norm had no scale there, so scales are ones. The
+    optimizer's ``.../Momentum`` tensors, which the Kinetics-600 checkpoint holds, are training state and not taken.
 
     Args:
-        tensors: For example ``RGB/inception_i3d/Mixed_3b/Branch_0/Conv3d_0a_1x1/conv_3d/w`` to its array.
+        tensors: For example ``RGB/inception_i3d/Mixed_3b/Branch_0/Conv3d_0a_1x1/conv_3d/w`` to its array; the
+            Kinetics-600 checkpoint has the same names without the first two parts.
 
     Raises:
         WeightsError: A name that no module answers to, a tensor missing, or one of another shape.
     """
     state: dict[str, Tensor] = {}
     for name, array in tensors.items():
+        if name.endswith("/Momentum"):
+            continue
         match = _TF_NAME.fullmatch(name)
         tensor = _TF_TENSORS.get(match["tensor"]) if match else None
         if match is None or tensor is None:
@@ -228,7 +232,7 @@ def from_tf_names(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Tens
         key = f"{place}.{tensor}"
         if key in state:
             raise WeightsError(f"two tensors of the TensorFlow checkpoint lead to {key}; the second is {name!r}")
-        state[key] = value.permute(4, 3, 0, 1, 2).contiguous() if value.ndim == 5 and "/w" in name else value.flatten()
+        state[key] = value.permute(4, 3, 0, 1, 2).contiguous() if tensor == "conv3d.weight" else value.flatten()
     for key in [k for k in state if k.endswith("bn.bias")]:
         state[key.replace("bias", "weight")] = torch.ones_like(state[key])
     return _complete(state, "the TensorFlow checkpoint")
