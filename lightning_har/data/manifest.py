@@ -160,7 +160,7 @@ class Manifest:
                 that leaves the root, an id that occurs twice. Names the first offenders and their count.
         """
         path = Path(path)
-        rows = _read_rows(path, ["path", *(heads or ["label"])])
+        rows = read_rows(path, ["path", *(heads or ["label"])])
         base = Path(root) if root is not None else path.parent
         columns = tuple(heads or ("label",))
         names = _names_of(path, rows, columns, class_names, single=heads is None)
@@ -326,7 +326,12 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+def read_rows(path: Path, required: Sequence[str]) -> list[dict[str, str]]:
+    """Rows of a CSV, by column name; cells stripped, empty lines left out. UTF-8, any line ends, a BOM or none.
+
+    Raises:
+        DataError: No such file, no CSV, no rows, or a required column is missing.
+    """
     if not path.is_file():
         raise DataError(f"{path.absolute()} does not exist; give the path of a CSV file")
     try:
@@ -395,7 +400,7 @@ def _record(
         raise ValueError(f"num_frames is {frames}")
     return Record(
         id=row.get("id", ""),
-        path=_inside(row["path"], root),
+        path=inside_root(row["path"], root),
         start=start,
         stop=stop,
         label=labels["label"] if single else labels,
@@ -416,7 +421,12 @@ def _number(row: Mapping[str, str], key: str, kind: type) -> int | float | None:
         raise ValueError(f"{key} is {text!r}, not a number") from None
 
 
-def _inside(text: str, root: Path) -> str:
+def inside_root(text: str, root: Path) -> str:
+    """A path relative to the root, with "/" between folders.
+
+    Raises:
+        ValueError: It is empty, or leaves the root.
+    """
     if not text:
         raise ValueError("no path")
     path = text.replace("\\", "/") if os.sep == "\\" else text
