@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TypedDict
 
@@ -16,12 +17,13 @@ from lightning_har.types import Video
 class Cost(TypedDict):
     """Sizes of a model.
 
-    ``macs``: multiply-adds of one clip (B = 1). ``checkpoint_bytes``: None where no file was written.
+    ``macs``: multiply-adds of one clip (B = 1); None where no clip was read. ``checkpoint_bytes``: None where
+    no file was written.
     """
 
     parameters: int
     trainable_parameters: int
-    macs: int
+    macs: int | None
     checkpoint_bytes: int | None
 
 
@@ -44,6 +46,25 @@ def _clip(spec: InputSpec, batch_size: int) -> Tensor:
     return torch.zeros((batch_size, spec.channels, spec.num_frames, *spec.size), dtype=torch.uint8)
 
 
+def select(video: Video, videos: slice) -> Video:
+    """Some videos of a batch: (B, ...) to (b, ...), in every modality."""
+    if isinstance(video, Mapping):
+        return {name: clip[videos] for name, clip in video.items()}
+    return video[videos]
+
+
+def move(video: Video, device: torch.device) -> Video:
+    """The batch on a device, in every modality."""
+    if isinstance(video, Mapping):
+        return {name: clip.to(device) for name, clip in video.items()}
+    return video.to(device)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where its parameters are; the CPU for a module without any."""
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
+
+
 def count_parameters(module: nn.Module) -> tuple[int, int]:
     """All parameters and the trainable ones; a shared one counts once.
 
@@ -61,7 +82,7 @@ def count_macs(module: nn.Module, video: Video) -> int:
 
     Args:
         module: A network that takes ``video``; it is run once, in eval mode, without a graph.
-        video: A clip as ``example_video`` makes it, on the module's device; its B multiplies the count.
+        video: A clip as ``example_video`` makes it; its B multiplies the count.
     """
     training = module.training
     module.eval()
@@ -69,12 +90,14 @@ def count_macs(module: nn.Module, video: Video) -> int:
     try:
         # The fused LSTM kernels (mkldnn, cuDNN) hide their matrix products from the counter.
         with (
+            warnings.catch_warnings(),
             torch.no_grad(),
-            torch.backends.mkldnn.flags(enabled=False),
             torch.backends.cudnn.flags(enabled=False),
             counter,
         ):
-            module(video)
+            warnings.simplefilter("ignore", UserWarning)  # flags() warns of TF32 on GPUs that are not there
+            with torch.backends.mkldnn.flags(enabled=False):
+                module(move(video, device_of(module)))
     finally:
         module.train(training)
     return int(counter.get_total_flops()) // 2

@@ -9,6 +9,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor, nn
 
+from lightning_har.bench.cost import device_of, move
 from lightning_har.types import Video
 
 
@@ -20,9 +21,7 @@ class Latency(TypedDict):
     clips_per_s: float
 
 
-def measure_latency(
-    module: nn.Module, video: Video, *, batch: Video | None = None, budget_s: float = 5.0
-) -> Latency:
+def measure_latency(module: nn.Module, video: Video, *, batch: Video | None = None, budget_s: float = 5.0) -> Latency:
     """Time forward passes on the module's own device.
 
     A pass covers the copy to the device, scaling, normalisation and the network; one pass before each series
@@ -49,15 +48,15 @@ def measure_latency(
 
 
 def _times(module: nn.Module, video: Video, budget_s: float) -> list[float]:
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    device = device_of(module)
     synchronize = _synchronizer(device)
     times: list[float] = []
-    module(_to(video, device))
+    module(move(video, device))
     synchronize()
     started = time.perf_counter()
     while len(times) < 3 or (len(times) < 200 and time.perf_counter() - started < budget_s):
         begin = time.perf_counter()
-        module(_to(video, device))
+        module(move(video, device))
         synchronize()
         times.append(time.perf_counter() - begin)
     return times
@@ -69,12 +68,6 @@ def _synchronizer(device: torch.device) -> Callable[[], None]:
     if device.type == "mps":
         return torch.mps.synchronize
     return lambda: None
-
-
-def _to(video: Video, device: torch.device) -> Video:
-    if isinstance(video, Mapping):
-        return {name: clip.to(device) for name, clip in video.items()}
-    return video.to(device)
 
 
 def _length(video: Video) -> int:

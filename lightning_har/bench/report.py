@@ -173,9 +173,7 @@ def combine(reports: Sequence[Report]) -> Report:
                     target.update(_mean(name, [r["metrics"][split][head][level][name] for r in reports]))
     memory: dict[str, int | None] = {}
     for key in ("train_peak_bytes", "test_peak_bytes"):
-        memory[key] = (
-            max((cast(dict[str, int | None], r["memory"])[key] or 0 for r in reports), default=0) or None
-        )
+        memory[key] = max((cast(dict[str, int | None], r["memory"])[key] or 0 for r in reports), default=0) or None
     return cast(
         Report,
         {
@@ -205,27 +203,27 @@ def results_table(reports: Mapping[str, Report]) -> Table:
     Args:
         reports: By the name that its row shall bear.
     """
+    from rich import box
     from rich.table import Table
 
-    heads = {head for report in reports.values() for head in report["metrics"].get("test", {})}
-    found = [name for r in reports.values() for head in heads for name in _video_metrics(r, head)]
-    shown = [n for n in dict.fromkeys(found) if n.startswith("top") or n == "f1_macro" or n.endswith("_top1")]
-    table = Table(title="test, per video", title_justify="left")
+    heads = sorted({head for report in reports.values() for head in report["metrics"].get("test", {})})
+    found = dict.fromkeys(name for r in reports.values() for head in heads for name in _video_metrics(r, head))
+    shown = [name for name in ("top1", "top5", "f1_macro") if name in found]
+    shown += [name for name in found if name.endswith("_top1")]
+    table = Table(title="test, per video", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("model")
-    for name in shown:
-        table.add_column(name, justify="right")
-    for name in ("parameters", "MACs", "train memory", "latency"):
-        table.add_column(name, justify="right")
+    for name in (*shown, "params", "MACs", "train memory", "latency"):
+        table.add_column(name, justify="right", no_wrap=True)
     for name, report in reports.items():
-        for head in sorted(heads):
+        latency, memory = report["latency"], report["memory"]["train_peak_bytes"]
+        for head in heads:
             values = _video_metrics(report, head)
-            latency = report["latency"]
             table.add_row(
                 name if len(heads) == 1 else f"{name} ({head})",
                 *(f"{values[n]:.3f}" if n in values else "–" for n in shown),
                 _quantity(report["cost"]["parameters"]),
                 _quantity(report["cost"]["macs"]),
-                f"{(report['memory']['train_peak_bytes'] or 0) / 2**20:.0f} MiB",
+                f"{memory / 2**20:.0f} MiB" if memory else "–",
                 f"{latency['p50_ms']:.1f} ms" if latency else "–",
             )
     return table
@@ -237,8 +235,10 @@ def _video_metrics(report: Report, head: str) -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _quantity(number: float) -> str:
+def _quantity(number: int | None) -> str:
+    if number is None:
+        return "–"
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
         if number >= 10**power:
             return f"{number / 10**power:.2f} {letter}"
-    return str(round(number))
+    return str(number)

@@ -1,0 +1,211 @@
+"""The arguments of a recipe: what its partials say, a replayed config.yaml, and the command line, in that order."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from lightning_har._lightning import Trainer
+from lightning_har.errors import ConfigError
+
+_OURS = ("callbacks", "logger")
+"""Trainer arguments that are objects: a recipe may pass them, the command line cannot."""
+
+SMOKE_TRAINER = {
+    "max_epochs": 1,
+    "limit_train_batches": 2,
+    "limit_val_batches": 2,
+    "limit_test_batches": 2,
+    "num_sanity_val_steps": 0,
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What one run is called with.
+
+    Attributes:
+        out: Folder of the run; None for the default.
+        smoke: Run on tiny fake data.
+        seed: Of weights, shuffling and augmentation.
+        resume: Run folder or checkpoint to continue from.
+        variant: The one variant to run, of a recipe that has several.
+        module_class: The module's class.
+        module: Its keyword arguments, without num_classes where the data gives it.
+        data_class: The data module's class.
+        data: Its keyword arguments.
+        trainer: Keyword arguments of the Trainer.
+        yaml: All that repeats the run, as config.yaml.
+    """
+
+    out: Path | None
+    smoke: bool
+    seed: int
+    resume: Path | None
+    variant: str | None
+    module_class: type
+    module: dict[str, Any]
+    data_class: type
+    data: dict[str, Any]
+    trainer: dict[str, Any]
+    yaml: str
+
+
+def split_partial(factory: Callable[..., Any], what: str) -> tuple[type, dict[str, Any]]:
+    """A class and the keyword arguments that a recipe gives it.
+
+    Args:
+        factory: A class, or ``functools.partial(SomeClass, key=value, ...)``.
+        what: "module" or "data", for the message.
+
+    Raises:
+        ConfigError: Neither, or a partial with positional arguments or with a keyword the class does not
+            take.
+    """
+    keywords: dict[str, Any] = {}
+    if isinstance(factory, partial):
+        if factory.args:
+            raise ConfigError(f"{what}=partial(...) has positional arguments; name them all, as in key=value")
+        keywords, factory = dict(factory.keywords), factory.func
+    if not inspect.isclass(factory):
+        raise ConfigError(f"{what} is {factory!r}; give a class, or functools.partial(Class, key=value)")
+    return factory, keywords
+
+
+def parse(
+    module: Callable[..., Any],
+    data: Callable[..., Any],
+    trainer: Mapping[str, Any],
+    argv: Sequence[str],
+    *,
+    recipe: str,
+    variants: Sequence[str] = (),
+    variant: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    smoke_folder: Path | None = None,
+) -> Arguments:
+    """Read the command line of a recipe against the signatures of its classes.
+
+    Args:
+        module: Class or partial of the module.
+        data: Class or partial of the data module.
+        trainer: Arguments of the Trainer.
+        argv: The command line.
+        recipe: Name in the help text.
+        variants: Names that ``--variant`` accepts.
+        variant: The one at hand.
+        overrides: Its dotted defaults, such as ``{"module.temporal": "gru"}``.
+        smoke_folder: Where fake data is written, if ``--smoke`` is given.
+
+    Raises:
+        ConfigError: An argument that nothing takes, or a value of the wrong type.
+    """
+    from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+
+    module_class, module_keywords = split_partial(module, "module")
+    data_class, data_keywords = split_partial(data, "data")
+    fixed = {name: module_keywords.pop(name) for name in ("num_classes",) if name in module_keywords}
+    objects = {name: trainer[name] for name in _OURS if name in trainer}
+
+    parser = ArgumentParser(prog=f"lightning run {recipe}.py", exit_on_error=False, description=f"Recipe {recipe}.")
+    parser.add_argument("--config", action=ActionConfigFile, help="repeat a run from its config.yaml")
+    parser.add_argument("--out", type=str, metavar="DIR", help="folder of the run (default: runs/RECIPE/TIME)")
+    parser.add_argument("--smoke", action="store_true", help="a couple of steps on tiny fake data, in seconds")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the run (default: 0)")
+    parser.add_argument("--resume", type=str, metavar="DIR|CKPT", help="continue a run that was stopped")
+    if variants:
+        parser.add_argument("--variant", type=str, help=f"run only one of {', '.join(variants)}")
+    parser.add_class_arguments(module_class, "module", skip={"num_classes"}, fail_untyped=False)
+    parser.add_class_arguments(data_class, "data", skip={"spec"}, fail_untyped=False)
+    parser.add_class_arguments(Trainer, "trainer", skip=set(_OURS), fail_untyped=False)
+
+    defaults = {f"module.{k}": v for k, v in module_keywords.items()}
+    defaults |= {f"data.{k}": v for k, v in data_keywords.items() if k != "spec"}
+    defaults |= {f"trainer.{k}": v for k, v in trainer.items() if k not in _OURS}
+    defaults |= dict(overrides or {})
+    if smoke_folder is not None and "--smoke" in argv and not {"-h", "--help"} & set(argv):
+        defaults |= _smoke_defaults(module_class, data_class, smoke_folder)
+    for name in defaults:
+        if not any(name == a.dest or name.startswith(f"{a.dest}.") for a in parser._actions if "." in a.dest):
+            group = name.split(".")[0]
+            taken = [a.dest for a in parser._actions if a.dest.startswith(f"{group}.")]
+            raise ConfigError(f"recipe {recipe}: {name} is taken by nothing{_nearest(name, taken)}")
+    parser.set_defaults(defaults)
+    try:
+        parsed = parser.parse_args(_with_config_of_resumed(list(argv), variant))
+        built = parser.instantiate_classes(parsed, instantiate_groups=False)
+    except ArgumentError as error:
+        raise ConfigError(_readable(str(error), parser, recipe)) from error
+    if variants and parsed.variant is not None and parsed.variant not in variants:
+        raise ConfigError(f"no variant {parsed.variant!r}; this recipe has {', '.join(variants)}")
+    replayed = parsed.clone()
+    for name in ("config", "out", "smoke", "resume"):
+        replayed.pop(name, None)
+    if variant is not None:
+        replayed.variant = variant
+    return Arguments(
+        out=Path(parsed.out) if parsed.out else None,
+        smoke=parsed.smoke,
+        seed=parsed.seed,
+        resume=Path(parsed.resume) if parsed.resume else None,
+        variant=parsed.variant if variants else None,
+        module_class=module_class,
+        module=dict(vars(built.module)) | fixed,
+        data_class=data_class,
+        data=dict(vars(built.data)) | {k: v for k, v in data_keywords.items() if k == "spec"},
+        trainer=dict(vars(built.trainer)) | objects,
+        yaml=parser.dump(replayed, skip_validation=True),
+    )
+
+
+def _smoke_defaults(module_class: type, data_class: type, folder: Path) -> dict[str, Any]:
+    if not hasattr(data_class, "smoke_arguments"):
+        raise ConfigError(f"{data_class.__name__} has no smoke_arguments(folder): --smoke has no data to run on")
+    values = {f"data.{k}": v for k, v in data_class.smoke_arguments(folder).items()}
+    values |= {f"trainer.{k}": v for k, v in SMOKE_TRAINER.items()}
+    if "pretrained" in inspect.signature(module_class).parameters:
+        values["module.pretrained"] = False
+    return values
+
+
+def _with_config_of_resumed(argv: list[str], variant: str | None) -> list[str]:
+    """A resumed run keeps its arguments: its config.yaml is read first, unless another is given."""
+    if any(a == "--config" or a.startswith("--config=") for a in argv):
+        return argv
+    folder = None
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if argument == "--resume":
+            folder = Path(following)
+        elif argument.startswith("--resume="):
+            folder = Path(argument.removeprefix("--resume="))
+    if folder is None:
+        return argv
+    folder = folder if folder.is_dir() else folder.parent
+    for config in (folder / (variant or "") / "config.yaml", folder / "config.yaml"):
+        if config.is_file():
+            return ["--config", str(config), *argv]
+    return argv
+
+
+def _readable(message: str, parser: Any, recipe: str) -> str:
+    known = [s for action in parser._actions for s in action.option_strings]
+    unrecognized = re.match(r"[Uu]nrecognized arguments: (.*)", message)
+    if unrecognized:
+        name = unrecognized[1].split()[0].split("=")[0]
+        return f"recipe {recipe} takes no {name}{_nearest(name, known)}; `--help` lists what it takes"
+    required = re.search(r'"([\w.]+)" is required', message)
+    if required:
+        return f"recipe {recipe} needs --{required[1]}"
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(lines[:3])
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(matches)}?" if matches else ""

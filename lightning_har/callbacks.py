@@ -1,0 +1,346 @@
+"""What the recipe runner hangs on a Trainer: epoch log, progress, a stop at NaN, a checkpoint at Ctrl-C."""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_har._lightning import Callback, pl
+from lightning_har.errors import HarError
+from lightning_har.types import Batch, Failure, Video
+
+
+class DataClock(Callback):  # type: ignore[misc]
+    """Times an epoch's training and the part of it that was spent waiting for the loader.
+
+    Attributes:
+        waited_s: Seconds of the epoch between the end of one step and the arrival of the next batch.
+        trained_s: Seconds of the epoch in training, ``waited_s`` included, validation not.
+    """
+
+    def __init__(self) -> None:
+        self.waited_s = self.trained_s = 0.0
+        self._mark = 0.0
+
+    @property
+    def share(self) -> float:
+        """``waited_s / trained_s``, in [0, 1]."""
+        return self.waited_s / self.trained_s if self.trained_s else 0.0
+
+    def _lap(self) -> float:
+        now = time.perf_counter()
+        lap, self._mark = now - self._mark, now
+        return lap
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the epoch's clock."""
+        self.waited_s = self.trained_s = 0.0
+        self._lap()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        """The batch is here: what passed was waiting."""
+        lap = self._lap()
+        self.waited_s += lap
+        self.trained_s += lap
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """The step is done: what passed was work."""
+        self.trained_s += self._lap()
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        """What passed was validation: it counts as neither."""
+        self._lap()
+
+
+class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
+    """``metrics.csv``: a row an epoch, with every logged metric. Prints a line an epoch where asked.
+
+    It derives from Lightning's Checkpoint because those run last, when the epoch's metrics are all logged.
+
+    Args:
+        path: The CSV; the rows of earlier epochs that it holds are kept, so that a resumed run has one
+            history.
+        clock: Tells the time and the share of waiting.
+        echo: Also print each row.
+    """
+
+    def __init__(self, path: Path, clock: DataClock, *, echo: bool = False) -> None:
+        self.path = path
+        self.rows: list[dict[str, str]] = []
+        self._clock = clock
+        self._echo = echo
+        self._started = 0.0
+        self._lr: float | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Keep the rows of the epochs before this one."""
+        if self.path.is_file():
+            with self.path.open(newline="") as file:
+                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Note the time, and the learning rate before the schedule moves it on."""
+        self._started = time.perf_counter()
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else None
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Add the epoch's row."""
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(("train_", "val_"))
+        }
+        row = {
+            "epoch": str(trainer.current_epoch),
+            "step": str(trainer.global_step),
+            "seconds": f"{time.perf_counter() - self._started:.2f}",
+            "data_wait_share": f"{self._clock.share:.4f}",
+        }
+        if self._lr is not None:
+            row["lr"] = f"{self._lr:.6g}"
+        row |= {name: f"{value:.6g}" for name, value in sorted(metrics.items())}
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            self._write()
+            if self._echo:
+                print(self._line(trainer, row), flush=True)  # noqa: T201
+
+    def row_of(self, epoch: int) -> dict[str, float]:
+        """Metrics of an epoch, by name; empty where it was not logged."""
+        for row in self.rows:
+            if int(row["epoch"]) == epoch:
+                return {name: float(value) for name, value in row.items() if value}
+        return {}
+
+    def _write(self) -> None:
+        names = list(dict.fromkeys(name for row in self.rows for name in row))
+        partial = self.path.with_suffix(".part")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+        partial.replace(self.path)  # whole or not at all, whenever the run is killed
+
+    def _line(self, trainer: Any, row: Mapping[str, str]) -> str:
+        shown = [n for n in row if n.endswith(("train_loss", "val_loss", "_top1"))]
+        values = "  ".join(f"{name} {float(row[name]):.3f}" for name in shown)
+        of = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+        waiting = f"waiting for data {self._clock.share:.0%}"
+        return f"epoch {trainer.current_epoch + 1}{of}  {values}  {row['seconds']} s, {waiting}"
+
+
+class RunProgress(Callback):  # type: ignore[misc]
+    """One bar for the whole run: epoch, loss, share of time spent waiting for data, time left.
+
+    Args:
+        clock: Tells the share of waiting.
+    """
+
+    def __init__(self, clock: DataClock) -> None:
+        self._clock = clock
+        self._bar: Any = None
+        self._task: Any = None
+        self._last = 0.0
+
+    def _start(self, trainer: Any, description: str, total: float | None) -> None:
+        if not trainer.is_global_zero:
+            return
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import TimeRemainingColumn as TimeLeft
+
+        self._stop()
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeLeft(),
+            TextColumn("{task.fields[note]}"),
+            refresh_per_second=4,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(description, total=total, note="")
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Show the bar, at the step that a resumed run has reached."""
+        batches, epochs = trainer.num_training_batches, trainer.max_epochs
+        total = batches * epochs if epochs and epochs > 0 and math.isfinite(batches) else None
+        self._start(trainer, "training", total)
+        if self._bar is not None and math.isfinite(batches):
+            self._bar.advance(self._task, trainer.current_epoch * batches)
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Name the epoch."""
+        if self._bar is not None:
+            of = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
+            self._bar.update(self._task, description=f"epoch {trainer.current_epoch + 1}{of}")
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Move on; the loss is read at most four times a second, since reading it waits for the device."""
+        if self._bar is None:
+            return
+        self._bar.advance(self._task)
+        now = time.perf_counter()
+        if now - self._last > 0.25 and isinstance(outputs, Mapping) and "loss" in outputs:
+            self._last = now
+            note = f"loss {float(outputs['loss']):.3f}, waiting for data {self._clock.share:.0%}"
+            top1 = trainer.callback_metrics.get("val_top1")
+            self._bar.update(self._task, note=note if top1 is None else f"{note}, val_top1 {float(top1):.3f}")
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take the bar away."""
+        self._stop()
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        """Show a bar for the test."""
+        total = sum(trainer.num_test_batches)
+        self._start(trainer, "testing", total if math.isfinite(total) else None)
+
+    def on_test_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Move on."""
+        if self._bar is not None:
+            self._bar.advance(self._task)
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take the bar away."""
+        self._stop()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave the terminal as it was."""
+        self._stop()
+
+
+class StopOnNaN(Callback):  # type: ignore[misc]
+    """Ends the run before a step whose loss is NaN or infinite, naming the files of the batch."""
+
+    def __init__(self) -> None:
+        self._paths: list[str] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        """Remember the files."""
+        self._paths = batch["path"]
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Look at the loss.
+
+        Raises:
+            HarError: It is not finite.
+        """
+        if not bool(torch.isfinite(loss).all()):
+            raise HarError(
+                f"the loss is {float(loss)} at step {trainer.global_step} (epoch {trainer.current_epoch}), "
+                f"on the files: {', '.join(self._paths)}\ntry a smaller learning rate (--module.lr) or "
+                "--trainer.gradient_clip_val 1.0; if it is always these files, look at them"
+            )
+
+
+class SaveOnInterrupt(Callback):  # type: ignore[misc]
+    """Writes a checkpoint when training is interrupted (Ctrl-C), for ``--resume``.
+
+    Args:
+        path: The checkpoint.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Save, unless it was an error: then the weights may be the reason."""
+        if isinstance(exception, KeyboardInterrupt) and trainer.state.fn == "fit" and trainer.global_step:
+            trainer.save_checkpoint(self._path)
+
+
+class CollectOutputs(Callback):  # type: ignore[misc]
+    """Keeps what a test says of every video, gathered from all processes.
+
+    Attributes:
+        ids: Of the videos scored.
+        paths: Likewise.
+        logits: (N, K) on the CPU, by head; "action" is the head of a module with one.
+        labels: (N,), by head.
+        failures: Videos that could not be read.
+        example: The first view of the first batch, (B, C, T, H, W) on the CPU; None if nothing was read.
+    """
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.paths: list[str] = []
+        self.logits: dict[str, Tensor] = {}
+        self.labels: dict[str, Tensor] = {}
+        self.failures: list[Failure] = []
+        self.example: Video | None = None
+        self._parts: list[tuple[list[str], list[str], dict[str, Tensor], dict[str, Tensor]]] = []
+
+    def on_test_batch_end(
+        self,
+        trainer: Any,
+        pl_module: Any,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Move the batch's verdicts to the CPU."""
+        self.failures += batch["failures"]
+        if outputs is None:
+            return
+        if self.example is None:
+            self.example = _first_view(batch["video"], 4 if pl_module.spec is None else 6)
+        logits, labels = _by_head(outputs["logits"]), _by_head(outputs["label"])
+        if "action" in logits and len(logits) == 1 and "action" not in labels:
+            raise HarError(f"the module has one head; the data gives labels for {sorted(labels)}")
+        self._parts.append((outputs["id"], outputs["path"], logits, {h: labels[h] for h in logits}))
+
+    def on_test_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Gather, and drop what a sampler repeated to even out the processes."""
+        parts, failures = self._parts, self.failures
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, (parts, failures))
+            parts = [part for one in gathered for part in one[0]]
+            failures = list(dict.fromkeys(f for one in gathered for f in one[1]))
+        self.failures = failures
+        if not parts:
+            return
+        ids = [id_ for part in parts for id_ in part[0]]
+        first = list({id_: i for i, id_ in reversed(list(enumerate(ids)))}.values())[::-1]
+        paths = [path for part in parts for path in part[1]]
+        self.ids, self.paths = [ids[i] for i in first], [paths[i] for i in first]
+        for head in parts[0][2]:
+            self.logits[head] = torch.cat([part[2][head] for part in parts])[first]
+            self.labels[head] = torch.cat([part[3][head] for part in parts])[first]
+
+
+def _by_head(values: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    heads = values if isinstance(values, Mapping) else {"action": values}
+    return {
+        head: value.detach().float().cpu() if value.is_floating_point() else value.cpu()
+        for head, value in heads.items()
+    }
+
+
+def _first_view(video: Video, rank_of_views: int) -> Video:
+    if isinstance(video, Mapping):
+        return {name: clip[:, 0].cpu() if clip.ndim == rank_of_views else clip.cpu() for name, clip in video.items()}
+    return video[:, 0].cpu() if video.ndim == rank_of_views else video.cpu()

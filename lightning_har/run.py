@@ -1,0 +1,450 @@
+"""What a recipe calls: train, test on the best checkpoint, write the run's folder, print the table."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_har._lightning import Trainer, base_name, pl
+from lightning_har.arguments import Arguments, parse
+from lightning_har.bench.cost import Cost, count_macs, count_parameters, select
+from lightning_har.bench.latency import Latency, measure_latency
+from lightning_har.bench.memory import PeakMemory
+from lightning_har.bench.predictions import Predictions, write_classification_report, write_predictions
+from lightning_har.bench.report import (
+    SCHEMA_VERSION,
+    Report,
+    commit,
+    hardware,
+    results_table,
+    versions,
+    write_report,
+)
+from lightning_har.callbacks import (
+    CollectOutputs,
+    DataClock,
+    EpochLog,
+    RunProgress,
+    SaveOnInterrupt,
+    StopOnNaN,
+)
+from lightning_har.errors import ConfigError
+from lightning_har.modules.base import ActionRecognizer
+from lightning_har.spec import Sampling
+from lightning_har.types import ClassNames
+from lightning_har.viz.confusion import save_confusion_matrix
+from lightning_har.viz.curves import save_curves
+
+ExtraMetrics = Callable[[Predictions], Mapping[str, float]]
+"""Further scores of a head's predictions on the test videos, by name."""
+
+
+def run(
+    module: Callable[..., ActionRecognizer],
+    data: Callable[..., Any],
+    *,
+    trainer: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    monitor: str = "val_top1",
+    extra_metrics: ExtraMetrics | None = None,
+    argv: Sequence[str] | None = None,
+) -> dict[str, Report]:
+    """Train, test and report, as the command line says.
+
+    Writes into the run's folder (with variants: one folder each within it): ``config.yaml``, ``metrics.csv``,
+    ``best.ckpt`` (weights), ``last.ckpt`` (to resume from), ``report.json``, ``predictions.csv``,
+    ``confusion_matrix.png``, ``curves.png``, ``classification_report.csv``; with several heads, one confusion
+    matrix each, ``confusion_matrix_<head>.png``.
+
+    Args:
+        module: The module's class, or ``functools.partial(Class, key=value)``. The number of classes
+            comes from the data unless it is among the keywords.
+        data: The data module's class or such a partial; its spec comes from the module.
+        trainer: Arguments of Lightning's Trainer.
+        name: The recipe's name; None takes the script's.
+        variants: Models to train in turn: by name, the dotted arguments in which each differs, such as
+            ``{"gru": {"module.temporal": "gru"}}``.
+        monitor: Validation metric of the best checkpoint; lower is better if it ends in "loss". With
+            several heads, "val_top1" is "val_action_top1".
+        extra_metrics: Adds scores to the test videos' metrics.
+        argv: The command line; None takes ``sys.argv``.
+
+    Returns:
+        The report of each variant, by name; of the only model, by the recipe's name.
+
+    Raises:
+        HarError: A wrong argument, data set or weight, before training; a NaN loss.
+        KeyboardInterrupt: Ctrl-C, after a checkpoint is written; the message says how to resume.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name = name or Path(sys.argv[0]).stem or "run"
+    reports: dict[str, Report] = {}
+    default = _default_folder(name)
+    with tempfile.TemporaryDirectory(prefix="lightning-har-smoke-") as smoke_folder, _quiet_lightning():
+        for variant, overrides in (variants or {"": {}}).items():
+            args = parse(
+                module,
+                data,
+                trainer or {},
+                argv,
+                recipe=name,
+                variants=list(variants or ()),
+                variant=variant or None,
+                overrides=overrides,
+                smoke_folder=Path(smoke_folder),
+            )
+            if args.variant in (None, "", variant):
+                place, checkpoint = _place(args, default, variant)
+                title = f"{name}/{variant}" if variant else name
+                reports[variant or name] = _run_one(
+                    args, place, checkpoint, recipe=title, monitor=monitor, extra_metrics=extra_metrics
+                )
+    if _is_first_process():
+        _print_results(reports)
+    return reports
+
+
+def _run_one(
+    args: Arguments,
+    folder: Path,
+    resume_from: Path | None,
+    *,
+    recipe: str,
+    monitor: str,
+    extra_metrics: ExtraMetrics | None,
+) -> Report:
+    pl.seed_everything(args.seed, workers=True, verbose=False)
+    datamodule = args.data_class(**args.data)
+    # Weights are fetched here, before any video is rendered, downloaded or read. A checkpoint has its own.
+    module = _build_module(args, datamodule, fetch=resume_from is None)
+    _introduce(module, datamodule, args)
+    if _is_first_process():
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(args.yaml)
+        _say(f"{recipe}: writing to {folder}")
+
+    clock, outputs = DataClock(), CollectOutputs()
+    interactive = sys.stdout.isatty() and args.trainer.get("enable_progress_bar") is not False
+    log = EpochLog(folder / "metrics.csv", clock, echo=not interactive)
+    best, callbacks = _checkpointing(folder, module, monitor)
+    callbacks += [clock, log, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
+    callbacks += [RunProgress(clock)] if interactive else []
+    trainer = _build_trainer(args, folder, callbacks)
+    device = trainer.strategy.root_device
+
+    with PeakMemory(device) as train_memory:
+        _fit(trainer, module, datamodule, resume_from, folder)
+    if best.best_model_path:
+        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["state_dict"])
+        scores = {"val": _split_scores(log.row_of(state["epoch"]), "val_", module)}
+    else:  # such as fast_dev_run
+        scores = {}
+    with PeakMemory(device) as test_memory:
+        if "test" in datamodule.manifests:
+            trainer.test(module, datamodule=datamodule, verbose=False)
+    if outputs.ids:
+        measured = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        scores["test"] = _split_scores(measured, "test_", module)
+    heads = _predictions(outputs, module.class_names)
+    if extra_metrics is not None:
+        for head, predictions in heads.items():
+            scores["test"][head].setdefault("video", {}).update(extra_metrics(predictions))
+    if outputs.failures and _is_first_process():
+        shown = "; ".join(f"{f.path}: {f.reason}" for f in outputs.failures[:3])
+        _say(f"{len(outputs.failures)} test videos could not be read: {shown}")
+
+    cost, latency = _measure(module, outputs, device, folder / BEST)
+    report: Report = {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": recipe,
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(device),
+        "seed": args.seed,
+        "protocol": _protocol(datamodule, module),
+        "files": {"scored": len(outputs.ids), "skipped": len(outputs.failures)},
+        "metrics": scores,
+        "cost": cost,
+        "memory": {"train_peak_bytes": train_memory.peak_bytes, "test_peak_bytes": test_memory.peak_bytes},
+        "latency": latency,
+        "runs": [],
+    }
+    report["runs"] = [{key: value for key, value in report.items() if key != "runs"}]
+    if trainer.is_global_zero:
+        _write(folder, report, heads, outputs)
+    return report
+
+
+# -- before training ---------------------------------------------------------------------------------------
+
+BEST, LAST = "best.ckpt", "last.ckpt"
+
+
+def _default_folder(name: str) -> Path:
+    # The processes that a Trainer starts for further devices call the script again, later.
+    started = os.environ.get("LIGHTNING_HAR_STARTED") if not _is_first_process() else None
+    started = started or time.strftime("%Y-%m-%d_%H-%M-%S")
+    os.environ["LIGHTNING_HAR_STARTED"] = started
+    return Path("runs") / name / started
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def _is_first_process() -> bool:
+    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
+
+
+def _place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path | None]:
+    """The run's folder, and the checkpoint to go on from."""
+    resume = args.resume
+    if resume is None:
+        folder = (args.out or default) / variant
+        if _is_first_process() and any((folder / name).exists() for name in (LAST, "report.json")):
+            raise ConfigError(f"{folder} already holds a run; give another --out, or --resume {folder}")
+        return folder, None
+    if not resume.exists():
+        raise ConfigError(f"nothing to resume: {resume} does not exist")
+    if resume.is_file():
+        source, checkpoint = resume.parent, resume
+    else:
+        source = resume / variant if resume.name != variant else resume
+        checkpoint = source / LAST
+        if not checkpoint.is_file():
+            if variant:  # stopped before this variant's turn
+                return (args.out / variant if args.out else source), None
+            raise ConfigError(f"nothing to resume: {resume} has no {LAST}")
+    if checkpoint.name == BEST:
+        raise ConfigError(f"{checkpoint} holds weights only; resume from {checkpoint.with_name(LAST)}")
+    return (args.out / variant if args.out else source), checkpoint
+
+
+def _build_module(args: Arguments, datamodule: Any, *, fetch: bool) -> ActionRecognizer:
+    keywords = dict(args.module)
+    if "num_classes" not in keywords:
+        if datamodule.num_classes is None:
+            raise ConfigError("the data has no labels, so the module cannot know its number of classes")
+        keywords["num_classes"] = datamodule.num_classes
+    if not fetch and "pretrained" in inspect.signature(args.module_class).parameters:
+        keywords["pretrained"] = False
+    module: ActionRecognizer = args.module_class(**keywords)
+    return module
+
+
+def _introduce(module: ActionRecognizer, datamodule: Any, args: Arguments) -> None:
+    """The data learns what the network takes, the module what its classes are called."""
+    datamodule.spec = module.spec
+    for which in ("train_sampling", "eval_sampling"):
+        published = getattr(module, which)
+        if args.data.get(which) is None and published is not None:
+            setattr(datamodule, which, published)
+    if isinstance(datamodule.eval_sampling, Sampling):
+        module.eval_sampling = datamodule.eval_sampling
+    names, counts = datamodule.class_names, module.num_classes
+    if names is not None:
+        found = {h: len(n) for h, n in names.items()} if isinstance(names, dict) else len(names)
+        if found != (dict(counts) if isinstance(counts, Mapping) else counts):
+            raise ConfigError(f"the module has {counts} classes, the data {found}: {_shown(names)}")
+    module.class_names = names
+
+
+def _shown(names: ClassNames) -> str:
+    flat = [f"{h}: {n[0]}, ..." for h, n in names.items()] if isinstance(names, dict) else list(names[:5])
+    return ", ".join(flat) + (", ..." if not isinstance(names, dict) and len(names) > 5 else "")
+
+
+def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str) -> tuple[Any, list[Any]]:
+    if isinstance(module.num_classes, Mapping) and monitor.startswith("val_top"):
+        monitor = monitor.replace("val_", "val_action_", 1)
+    best = pl.callbacks.ModelCheckpoint(
+        dirpath=folder,
+        filename=Path(BEST).stem,
+        monitor=monitor,
+        mode="min" if monitor.endswith("loss") else "max",
+        save_weights_only=True,
+        enable_version_counter=False,
+    )
+    last = pl.callbacks.ModelCheckpoint(
+        dirpath=folder,
+        filename=Path(LAST).stem,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    return best, [best, last]
+
+
+def _build_trainer(args: Arguments, folder: Path, callbacks: list[Any]) -> Any:
+    keywords = {
+        "logger": False,
+        **args.trainer,
+        "enable_progress_bar": False,  # ours shows the run, not the epoch
+        "enable_model_summary": args.trainer.get("enable_model_summary") or False,
+        "default_root_dir": folder,
+        # A callback has state, and a recipe with variants trains several models.
+        "callbacks": [*callbacks, *copy.deepcopy(_listed(args.trainer.get("callbacks")))],
+    }
+    return Trainer(**keywords)
+
+
+def _listed(callbacks: Any) -> list[Any]:
+    return list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks] if callbacks else []
+
+
+# -- training and testing ----------------------------------------------------------------------------------
+
+
+def _fit(trainer: Any, module: Any, datamodule: Any, resume_from: Path | None, folder: Path) -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=resume_from and str(resume_from))
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning catches Ctrl-C, calls on_exception, and leaves by sys.exit.
+        if isinstance(stop, SystemExit) and not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        if (folder / LAST).is_file():
+            raise KeyboardInterrupt(f"\nstopped; go on with: --resume {folder}") from None
+        raise KeyboardInterrupt("\nstopped before the first step; nothing to resume") from None
+
+
+_ANSWERED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*number of training batches .* smaller than the logging.*",
+    ".*dirpath has changed.*",
+    ".*LeafSpec.* is deprecated.*",
+)
+
+
+@contextlib.contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's notes on what it found and what it sells; its warnings stay, but for those we answer."""
+    names = (base_name, "lightning.pytorch", "lightning.fabric", "lightning_fabric")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for answered in _ANSWERED_WARNINGS:
+            warnings.filterwarnings("ignore", message=answered)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+# -- after -------------------------------------------------------------------------------------------------
+
+
+def _split_scores(
+    values: Mapping[str, float], prefix: str, module: ActionRecognizer
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Logged names to ``{head: {"clip" | "video": {name: value}}}``."""
+    heads = [*module.num_classes, "action"] if isinstance(module.num_classes, Mapping) else []
+    scores: dict[str, dict[str, dict[str, float]]] = {}
+    for key, value in values.items():
+        if not key.startswith(prefix):
+            continue
+        name, level, head = key.removeprefix(prefix), "video", "action"
+        for one in ("clip", "video"):
+            if prefix == "test_" and name.startswith(f"{one}_"):
+                name, level = name.removeprefix(f"{one}_"), one
+        for one in heads:
+            if name.startswith(f"{one}_"):
+                name, head = name.removeprefix(f"{one}_"), one
+        scores.setdefault(head, {}).setdefault(level, {})[name] = value
+    return scores
+
+
+def _predictions(outputs: CollectOutputs, names: ClassNames | None) -> dict[str, Predictions]:
+    found = {}
+    for head, logits in outputs.logits.items():
+        of_head = names.get(head) if isinstance(names, dict) else names
+        found[head] = Predictions(
+            ids=outputs.ids,
+            paths=outputs.paths,
+            logits=logits,
+            labels=outputs.labels[head],
+            class_names=of_head or tuple(str(k) for k in range(logits.shape[1])),
+        )
+    return found
+
+
+def _protocol(datamodule: Any, module: ActionRecognizer) -> Any:
+    sampling = datamodule.eval_sampling
+    if isinstance(sampling, Mapping):
+        one = next(iter(sampling.values()))
+        told = {name: value.to_dict() for name, value in sampling.items()}
+    else:
+        spec = next(iter(module.spec.values())) if isinstance(module.spec, Mapping) else module.spec
+        one = sampling if spec is None else sampling.with_defaults(spec)
+        told = one.to_dict()
+    test = datamodule.manifests.get("test")
+    fold = getattr(datamodule, "fold", None)
+    return {
+        "data": type(datamodule).__name__,
+        "split": "test" if fold is None else f"test, fold {fold}",
+        "file_list_sha256": test.sha256() if test is not None else None,
+        "sampling": told,
+        "views": one.num_views,
+        "crop": one.crop,
+    }
+
+
+def _measure(
+    module: ActionRecognizer, outputs: CollectOutputs, device: torch.device, checkpoint: Path
+) -> tuple[Cost, Latency | None]:
+    parameters, trainable = count_parameters(module)
+    macs, latency = None, None
+    if outputs.example is not None:
+        module.to(device)
+        clip = select(outputs.example, slice(1))
+        macs = count_macs(module, clip)
+        latency = measure_latency(module, clip, batch=outputs.example, budget_s=2.0)
+    cost: Cost = {
+        "parameters": parameters,
+        "trainable_parameters": trainable,
+        "macs": macs,
+        "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else None,
+    }
+    return cost, latency
+
+
+def _write(folder: Path, report: Report, heads: dict[str, Predictions], outputs: CollectOutputs) -> None:
+    write_report(report, folder / "report.json")
+    if (folder / "metrics.csv").is_file():
+        save_curves(folder / "metrics.csv", folder / "curves.png")
+    if not heads and not outputs.failures:
+        return
+    write_predictions(heads, outputs.failures, folder / "predictions.csv")
+    write_classification_report(heads, folder / "classification_report.csv")
+    for head, predictions in heads.items():
+        suffix = "" if len(heads) == 1 else f"_{head}"
+        path = folder / f"confusion_matrix{suffix}.png"
+        save_confusion_matrix(predictions.confusion(), predictions.class_names, path)
+
+
+def _print_results(reports: Mapping[str, Report]) -> None:
+    from rich.console import Console
+
+    if reports:
+        console = Console()
+        console = console if console.is_terminal else Console(width=120)  # a pipe is no narrower than a file
+        console.print(results_table(reports))

@@ -1,0 +1,111 @@
+"""Confusion matrices as pictures, readable from a dozen classes to hundreds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_har.errors import ConfigError
+
+_CELLS_WITH_NUMBERS = 20
+_EVERY_LABEL = 130
+
+
+def save_confusion_matrix(
+    counts: Tensor,
+    class_names: Sequence[str],
+    path: str | Path,
+    *,
+    classes: Sequence[str] | None = None,
+    normalize: bool = True,
+    title: str | None = None,
+) -> None:
+    """Draw a confusion matrix: rows true classes, columns predicted ones, dark is many.
+
+    Up to 20 classes the cells carry their counts; up to 130 every class is named; beyond, as many as are
+    legible, evenly spread. Classes without a clip have an empty row.
+
+    Args:
+        counts: (K, K) counts, rows true.
+        class_names: K names.
+        path: PNG to write (or any suffix that matplotlib knows).
+        classes: Draw only these classes, in this order; a last column counts what went to any other class.
+        normalize: Colour by the share of the true class's clips, so that classes of any size compare.
+        title: Above the picture; None tells accuracy and number of clips.
+
+    Raises:
+        ConfigError: Shapes do not fit, or an unknown class.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    if tuple(counts.shape) != (len(class_names), len(class_names)):
+        raise ConfigError(f"counts has shape {tuple(counts.shape)}; {len(class_names)} classes make it square")
+    total = int(counts.sum())
+    right = int(counts.diagonal().sum())
+    columns = list(class_names)
+    rows = list(class_names)
+    if classes is not None:
+        counts, rows, columns = _select(counts, list(class_names), list(classes))
+    cells = counts.double()
+    if normalize:
+        cells = cells / cells.sum(dim=1, keepdim=True)  # 0 / 0 is NaN, which stays blank
+
+    k = len(rows)
+    longest = max(len(name) for name in columns)
+    step = 1 if k <= _EVERY_LABEL else -(-k // 80)
+    font = 9.0 if k <= 30 else max(4.0, 9.0 - (k - 30) / 14) if step == 1 else 6.0
+    side = max(3.0, min(0.42 * k, 10.0) if k <= 30 else min(16.0, 0.14 * k))
+    margin = longest * font * 0.62 / 72
+    figure = Figure(figsize=(side + margin + 1.2, side + margin + 0.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    top = 1 if normalize else None
+    image = axes.imshow(cells.numpy(), cmap="Blues", vmin=0, vmax=top, interpolation="nearest")
+    axes.set_xticks(range(0, len(columns), step), columns[::step], rotation=90, fontsize=font)
+    axes.set_yticks(range(0, k, step), rows[::step], fontsize=font)
+    axes.tick_params(length=2 if k <= 30 else 1)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title or f"{right} of {total} right ({right / max(total, 1):.1%})", fontsize=11)
+    bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
+    bar.set_label("share of the true class" if normalize else "clips")
+    if k <= _CELLS_WITH_NUMBERS:
+        brightest = float(cells.nan_to_num().max())
+        for i, j in torch.nonzero(counts).tolist():
+            colour = "white" if float(cells[i, j]) > 0.55 * brightest else "black"
+            axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=font - 1, color=colour)
+    figure.savefig(path)
+
+
+def _select(counts: Tensor, names: list[str], chosen: list[str]) -> tuple[Tensor, list[str], list[str]]:
+    unknown = [name for name in chosen if name not in names]
+    if unknown:
+        raise ConfigError(f"no class {', '.join(unknown[:3])}; the classes are {', '.join(names[:10])}, ...")
+    index = torch.tensor([names.index(name) for name in chosen])
+    rows = counts[index]
+    kept = rows[:, index]
+    other = rows.sum(dim=1, keepdim=True) - kept.sum(dim=1, keepdim=True)
+    return torch.cat([kept, other], dim=1), chosen, [*chosen, "(other)"]
+
+
+def most_confused(counts: Tensor, class_names: Sequence[str], top: int = 10) -> list[tuple[str, str, int]]:
+    """The pairs most often taken for each other.
+
+    Args:
+        counts: (K, K) counts, rows true.
+        class_names: K names.
+        top: Pairs at most.
+
+    Returns:
+        (true, predicted, clips), most clips first; only pairs that occur.
+    """
+    wrong = counts.clone()
+    wrong.fill_diagonal_(0)
+    values, places = wrong.flatten().sort(descending=True, stable=True)
+    k = len(class_names)
+    pairs = zip(places.tolist()[:top], values.tolist()[:top], strict=True)
+    return [(class_names[p // k], class_names[p % k], n) for p, n in pairs if n > 0]
