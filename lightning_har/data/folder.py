@@ -50,6 +50,14 @@ class VideoFolderDataModule(ActionDataModule):
         self.fold = None if fold is None else str(fold)
         self.test_fraction = test_fraction
 
+    @staticmethod
+    def smoke_arguments(folder: Path) -> dict[str, Any]:
+        """Arguments for a recipe's ``--smoke``: a CSV of a few rendered clips, written into ``folder``."""
+        from lightning_har.data.synthetic import generate
+
+        root = generate(folder, clips_per_class=(2, 1, 1), size=64)
+        return {"root": str(root), "fold": None, "batch_size": 2, "num_workers": 0}
+
     def load_manifests(self) -> dict[str, Manifest]:
         """Read the folder or CSV, and split what is not split."""
         is_csv = self.root.suffix.lower() == ".csv"
