@@ -1,0 +1,88 @@
+"""Reads and writes safetensors files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from lightning_har.errors import WeightsError
+
+
+def load_safetensors(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
+    """Read every tensor; on the CPU they are mapped, not copied.
+
+    Args:
+        path: The file.
+        device: Where the tensors go.
+
+    Raises:
+        WeightsError: The file is missing, damaged or of another kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(str(path), device=device)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(Path(path), error) from error
+    return tensors
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The text that was stored beside the tensors; no tensor is read.
+
+    Raises:
+        WeightsError: As ``load_safetensors``.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _unreadable(Path(path), error) from error
+
+
+def save_safetensors(
+    tensors: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors, all or nothing: an interrupted write leaves what was there before.
+
+    Args:
+        tensors: By name; moved to the CPU and made contiguous.
+        path: The file to write.
+        metadata: Text to store beside them.
+
+    Raises:
+        WeightsError: Two names share memory, or the file cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, str(part), dict(metadata) if metadata else None)
+        os.replace(part, path)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be written: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    if not path.is_file():
+        return WeightsError(f"{path} cannot be read: there is no such file")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return WeightsError(
+            f"{path} is a PyTorch file (a pickle), not safetensors, whatever its name. Convert it first."
+        )
+    return WeightsError(
+        f"{path} ({path.stat().st_size:,} bytes) is damaged, cut short or not safetensors: {error}. Fetch it again."
+    )

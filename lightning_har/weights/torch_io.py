@@ -1,0 +1,71 @@
+"""Reads PyTorch files as tensors only: no object of theirs is ever built, no code of theirs runs."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_har.errors import WeightsError
+
+_WRAPPERS = ("state_dict", "model_state")
+"""Keys under which mmaction2 and Lightning, and pytorchvideo, keep the tensors beside other things."""
+
+
+def load_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read a state dict, or the one inside a training checkpoint.
+
+    Args:
+        path: A file of ``torch.save``, in its present or its old format. The present one is mapped, not copied.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        WeightsError: The file is missing or damaged, would run code to be read, or holds no state dict.
+    """
+    path = Path(path)
+    content = _load(path)
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict (tensors by name)")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise WeightsError(
+                f"{path} is not a state dict: {name!r} is a {type(value).__name__}, not a tensor. "
+                f"Known wrappers: {', '.join(_WRAPPERS)}"
+            )
+    return dict(content)
+
+
+def _load(path: Path) -> Any:
+    try:
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+    except OSError as error:
+        raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        # Only the zip format can be mapped; and torch goes by the name where it is given one.
+        if is_zip and path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).strip().splitlines()
+        detail = next((line.strip() for line in reason if "GLOBAL" in line or "Unsupported" in line), "")
+        raise WeightsError(
+            f"{path} is refused: it holds more than tensors, or is damaged; reading it could run code of "
+            f"whoever wrote it. {detail or (reason[0] if reason else '')}"
+        ) from error
+    except Exception as error:  # a damaged file can make the reader stumble over anything
+        summary = str(error).strip().splitlines()
+        raise WeightsError(
+            f"{path} is damaged or not a PyTorch file: {type(error).__name__}: {summary[0] if summary else ''}"
+        ) from error
