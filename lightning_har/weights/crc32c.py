@@ -18,9 +18,10 @@ _SMALL = 4096
 
 
 def _byte_table() -> _Words:
-    table = np.arange(256, dtype=np.uint32)
+    table: _Words = np.arange(256, dtype=np.uint32)
+    one, polynomial = np.uint32(1), np.uint32(_POLYNOMIAL)
     for _ in range(8):
-        table = (table >> 1) ^ np.where(table & 1, np.uint32(_POLYNOMIAL), np.uint32(0))
+        table = (table >> one) ^ (table & one) * polynomial
     return table
 
 
