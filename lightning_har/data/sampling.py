@@ -22,7 +22,7 @@ def plan(num_frames: int, sampling: Sampling, rng: np.random.Generator | None = 
       than a frame share frames. Clip c of several is shifted by ``(c + 0.5) / num_clips`` of a part.
     - "uniform": T frames evenly spread over ``[0, num_frames - 1]``, ends included; T = 1 takes the middle one.
       Clip c of several is the same, evenly spread over the c-th of ``num_clips`` equal parts of the video.
-      With ``random``, each frame is drawn from its own T-th of the part.
+      With ``random``, each frame is drawn from its own T-th of the part. Of snippets, the starts are spread.
     - "dense": T frames ``time_stride`` apart. One clip lies in the middle (``random``: anywhere); several are
       evenly spread from the beginning to the end.
 
@@ -39,25 +39,25 @@ def plan(num_frames: int, sampling: Sampling, rng: np.random.Generator | None = 
     Raises:
         ConfigError: No frames, T unknown or no multiple of the snippet length, or no generator given.
     """
-    frames, snippet, clips = sampling.num_frames, sampling.snippet_length, sampling.num_clips
+    frames, snippet, clips = sampling.num_frames, sampling.snippet_length or 1, sampling.num_clips
     if num_frames < 1:
         raise ConfigError(f"a video of {num_frames} frames cannot be sampled")
     if frames is None:
         raise ConfigError("sampling.num_frames is not set; call sampling.with_defaults(spec) first")
     if sampling.random and rng is None:
         raise ConfigError("random sampling needs a generator: plan(..., rng=numpy.random.default_rng(seed))")
+    if sampling.scheme != "dense" and frames % snippet:
+        raise ConfigError(f"num_frames = {frames} is no multiple of snippet_length = {snippet}")
     if sampling.scheme == "segments":
         indices = _segments(num_frames, frames, snippet, clips, rng if sampling.random else None)
     elif sampling.scheme == "uniform":
-        indices = _uniform(num_frames, frames, clips, rng if sampling.random else None)
+        indices = _uniform(num_frames, frames, snippet, clips, rng if sampling.random else None)
     else:
         indices = _dense(num_frames, frames, sampling.time_stride, clips, rng if sampling.random else None)
     return np.clip(indices, 0, num_frames - 1).astype(np.int64)
 
 
 def _segments(total: int, frames: int, snippet: int, clips: int, rng: np.random.Generator | None) -> NDArray[np.int64]:
-    if frames % snippet:
-        raise ConfigError(f"num_frames = {frames} is no multiple of snippet_length = {snippet}")
     segments = frames // snippet
     places = max(total - snippet + 1, 1)
     if rng is not None:
@@ -69,15 +69,20 @@ def _segments(total: int, frames: int, snippet: int, clips: int, rng: np.random.
     return indices
 
 
-def _uniform(total: int, frames: int, clips: int, rng: np.random.Generator | None) -> NDArray[np.int64]:
+def _uniform(total: int, frames: int, snippet: int, clips: int, rng: np.random.Generator | None) -> NDArray[np.int64]:
+    count = frames // snippet
+    places = max(total - snippet + 1, 1)
     if rng is not None:
-        parts = np.arange(clips)[:, None] * frames + np.arange(frames)
-        return ((parts + rng.random((clips, frames))) * total / (clips * frames)).astype(np.int64)
-    first = np.arange(clips) * total // clips
-    last = np.maximum((np.arange(clips) + 1) * total // clips - 1, first)
-    spread = np.arange(frames) / (frames - 1) if frames > 1 else np.array([0.5])
-    # Half away from zero, as people round; numpy's rint goes to even.
-    return np.floor(first[:, None] + spread * (last - first)[:, None] + 0.5).astype(np.int64)
+        parts = np.arange(clips)[:, None] * count + np.arange(count)
+        starts = (parts + rng.random((clips, count))) * places / (clips * count)
+    else:
+        first = np.arange(clips) * places // clips
+        last = np.maximum((np.arange(clips) + 1) * places // clips - 1, first)
+        spread = np.arange(count) / (count - 1) if count > 1 else np.array([0.5])
+        # Half goes up, as people round; numpy's rint goes to even.
+        starts = first[:, None] + spread * (last - first)[:, None] + 0.5
+    indices: NDArray[np.int64] = (starts.astype(np.int64)[:, :, None] + np.arange(snippet)).reshape(clips, frames)
+    return indices
 
 
 def _dense(total: int, frames: int, stride: int, clips: int, rng: np.random.Generator | None) -> NDArray[np.int64]:
