@@ -12,7 +12,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_har._lightning import LightningDataModule
-from lightning_har.data.dataset import ActionDataset, Collate, EpochSampler, OnError, Opener
+from lightning_har.data.counts import count_frames
+from lightning_har.data.dataset import ActionDataset, ActionLoader, Collate, EpochSampler, OnError, Opener
 from lightning_har.data.decode import Decoder, FrameSource, open_video
 from lightning_har.data.manifest import Manifest, Record, check_manifests, split_by_group
 from lightning_har.errors import ConfigError, DataError
@@ -150,6 +151,8 @@ class ActionDataModule(LightningDataModule):
         if set(specs) - set(samplings):
             raise ConfigError(f"the sampling has modalities {sorted(samplings)}, the spec {sorted(specs)}")
         manifest = self.manifests[split]
+        manifest = count_frames(manifest, self.opener(manifest, next(iter(specs))))
+        self.manifests[split] = manifest
         return ActionDataset(
             manifest,
             specs,
@@ -195,7 +198,7 @@ class ActionDataModule(LightningDataModule):
             heads = None
         trainer = getattr(self, "trainer", None)
         workers = self._workers(len(dataset))
-        return DataLoader(
+        return ActionLoader(
             dataset,
             batch_size=self.batch_size,
             sampler=EpochSampler(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, DistributedSampler, default_collate, get_worker_info
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, default_collate, get_worker_info
 from typing_extensions import NotRequired, TypedDict
 
 from lightning_har.data.decode import FrameSource
@@ -22,6 +23,9 @@ from lightning_har.types import Batch, Failure, Video
 OnError: TypeAlias = Literal["raise", "skip"]
 Opener: TypeAlias = Callable[[Record, int], FrameSource]
 """Opens the frames of a record in one modality: (record, decoder threads) -> an open video. Must pickle."""
+
+
+_MOST_WORKERS = 1024
 
 
 class Sample(TypedDict):
@@ -71,6 +75,8 @@ class ActionDataset(Dataset[Sample | Failure]):
         self.on_error = on_error
         self.seed = seed
         self.epoch = epoch
+        # What each worker is reading, in shared memory: a worker that dies can no longer say it.
+        self.reading = torch.full((_MOST_WORKERS,), -1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.manifest)
@@ -93,6 +99,8 @@ class ActionDataset(Dataset[Sample | Failure]):
 
     def _read(self, record: Record, index: int) -> dict[str, Tensor]:
         worker = get_worker_info()
+        if worker is not None and worker.id < _MOST_WORKERS:
+            self.reading[worker.id] = index
         threads = 0 if worker is None else 1  # workers are parallel already
         epoch = 0 if self.epoch is None else int(self.epoch)
         geometry = None
@@ -104,18 +112,18 @@ class ActionDataset(Dataset[Sample | Failure]):
             try:
                 # The first modality's length holds for all: flow has a frame less, which its reader knows.
                 if length is None:
-                    length = source.info.num_frames
+                    length = source.num_frames
                 start, stop = _stretch(record, length)
                 # The same numbers for each modality, so that it takes the same frames.
                 offsets = np.random.default_rng((self.seed, epoch, index, 0))
                 indices = start + plan(stop - start, sampling, offsets)
-                frame = source.frame_size
-                if geometry is None:
-                    draws = np.random.default_rng((self.seed, epoch, index, 1))
-                    geometry = draw_geometry(frame, spec, sampling, draws)
-                frames = source.read(indices.reshape(-1), decode_size(frame, spec, sampling))
+                size = partial(decode_size, spec=spec, sampling=sampling)
+                frames = source.read(indices.reshape(-1), size)
             finally:
                 source.close()
+            if geometry is None:
+                draws = np.random.default_rng((self.seed, epoch, index, 1))
+                geometry = draw_geometry(frames.shape[1:3], spec, sampling, draws)
             clips[modality] = to_clips(frames, len(indices), spec, sampling, geometry)
         return clips
 
@@ -171,6 +179,33 @@ class Collate:
         # default_collate stacks into shared memory within a worker: one copy less.
         videos: Video = default_collate([s["video"] for s in samples])
         return videos
+
+
+class ActionLoader(DataLoader[Any]):
+    """A DataLoader that names the files that its workers were reading when one of them died."""
+
+    def __iter__(self) -> Any:  # DataLoader's own type is private
+        """The batches.
+
+        Raises:
+            DecodeError: A worker was killed, or took its process down with it.
+        """
+        return self._watched(super().__iter__())
+
+    def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+                raise
+            dataset = self.dataset
+            assert isinstance(dataset, ActionDataset)
+            files = [dataset.manifest[int(i)].path for i in dataset.reading[: self.num_workers] if i >= 0]
+            raise DecodeError(
+                f"{', '.join(files) or 'no file yet'}: a worker of the data loader died while its workers were at "
+                f"these files. One of them may crash the decoder, or memory ran out: lower num_workers or "
+                f"batch_size, or look with num_workers=0. ({error})"
+            ) from error
 
 
 def _label(sample: Sample, head: str | None) -> int:

@@ -11,9 +11,10 @@ import hashlib
 import os
 import posixpath
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -21,11 +22,12 @@ from lightning_har.errors import DataError
 from lightning_har.types import ClassNames, NumClasses
 
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .avi .mkv .webm .mov .m4v .mpg .mpeg .wmv .flv .3gp .ts .mts .ogv .vob .asf .mxf .divx".split()
+    {".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts"}
+    | {".ogv", ".vob", ".asf", ".mxf", ".divx"}
 )
 
+_N = TypeVar("_N", int, float)
 _SHOWN = 3
-_OWN_COLUMNS = ("id", "path", "start", "stop", "split", "group", "num_frames", "fps")
 
 
 @dataclass(frozen=True)
@@ -411,7 +413,7 @@ def _record(
     )
 
 
-def _number(row: Mapping[str, str], key: str, kind: type) -> int | float | None:
+def _number(row: Mapping[str, str], key: str, kind: Callable[[str], _N]) -> _N | None:
     text = row.get(key, "")
     if not text:
         return None
