@@ -232,7 +232,12 @@ def from_tf_names(tensors: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Tens
         key = f"{place}.{tensor}"
         if key in state:
             raise WeightsError(f"two tensors of the TensorFlow checkpoint lead to {key}; the second is {name!r}")
-        state[key] = value.permute(4, 3, 0, 1, 2).contiguous() if tensor == "conv3d.weight" else value.flatten()
+        if tensor != "conv3d.weight":
+            state[key] = value.flatten()  # (C,) in some checkpoints, (1, 1, 1, 1, C) in others
+        elif value.ndim == 5:
+            state[key] = value.permute(4, 3, 0, 1, 2).contiguous()
+        else:
+            raise WeightsError(f"{name!r} has shape {tuple(value.shape)}; a kernel has rank 5, (T, H, W, in, out)")
     for key in [k for k in state if k.endswith("bn.bias")]:
         state[key.replace("bias", "weight")] = torch.ones_like(state[key])
     return _complete(state, "the TensorFlow checkpoint")
