@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from lightning_har.data.synthetic import SyntheticActionsDataModule as SyntheticActionsDataModule
     from lightning_har.modules.base import ActionRecognizer as ActionRecognizer
     from lightning_har.modules.cnn_rnn import CNNRNNModule as CNNRNNModule
+    from lightning_har.modules.i3d import I3DModule as I3DModule
+    from lightning_har.modules.pytorchvideo import PyTorchVideoModule as PyTorchVideoModule
+    from lightning_har.modules.s3d import S3DModule as S3DModule
     from lightning_har.modules.tsn import TSNModule as TSNModule
+    from lightning_har.modules.two_stream import TwoStreamModule as TwoStreamModule
     from lightning_har.run import run as run
     from lightning_har.spec import InputSpec as InputSpec
     from lightning_har.spec import Sampling as Sampling
@@ -23,10 +27,14 @@ if TYPE_CHECKING:
 _HOME = {
     "ActionRecognizer": "modules.base",
     "CNNRNNModule": "modules.cnn_rnn",
+    "I3DModule": "modules.i3d",
     "InputSpec": "spec",
+    "PyTorchVideoModule": "modules.pytorchvideo",
+    "S3DModule": "modules.s3d",
     "Sampling": "spec",
     "SyntheticActionsDataModule": "data.synthetic",
     "TSNModule": "modules.tsn",
+    "TwoStreamModule": "modules.two_stream",
     "VideoFolderDataModule": "data.folder",
     "run": "run",
 }

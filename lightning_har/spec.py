@@ -28,6 +28,8 @@ class InputSpec:
         std: Likewise.
         channel_order: "rgb" or "bgr"; meaningless for flow.
         modality: "rgb" (C = 3) or "flow" (C = 2: x, y).
+        snippet_length: The T frames are ``T / snippet_length`` snippets of so many consecutive frames, which the
+            network stacks (TSN takes 5 of flow from each segment).
     """
 
     num_frames: int
@@ -37,6 +39,7 @@ class InputSpec:
     std: tuple[float, ...] = IMAGENET_STD
     channel_order: Literal["rgb", "bgr"] = "rgb"
     modality: Modality = "rgb"
+    snippet_length: int = 1
 
     def __post_init__(self) -> None:
         if self.modality not in ("rgb", "flow"):
@@ -45,6 +48,8 @@ class InputSpec:
             raise ConfigError(f"channel_order is {self.channel_order!r}; it must be 'rgb' or 'bgr'")
         if self.num_frames < 1 or min(self.size) < 1:
             raise ConfigError(f"num_frames and size must be positive, got {self.num_frames} and {self.size}")
+        if self.snippet_length < 1 or self.num_frames % self.snippet_length:
+            raise ConfigError(f"{self.num_frames} frames are not whole snippets of {self.snippet_length}")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise ConfigError(
@@ -76,7 +81,7 @@ class Sampling:
             (TSN, section 3.1). "uniform": T frames evenly spread from the first to the last. "dense": T frames
             ``time_stride`` apart.
         num_frames: T; None takes the InputSpec's.
-        snippet_length: Consecutive frames taken from each segment (1 for RGB; TSN takes 5 for flow).
+        snippet_length: Consecutive frames taken from each segment; None takes the InputSpec's.
         time_stride: Frames from one sampled frame to the next in "dense".
         random: Random offset within a segment, random start of a dense clip (training); else the centre.
         num_clips: Views in time, evenly spread over the video (evaluation).
@@ -90,7 +95,7 @@ class Sampling:
 
     scheme: Literal["segments", "uniform", "dense"] = "uniform"
     num_frames: int | None = None
-    snippet_length: int = 1
+    snippet_length: int | None = None
     time_stride: int = 1
     random: bool = False
     num_clips: int = 1
@@ -107,7 +112,8 @@ class Sampling:
             if getattr(self, name) not in choices:
                 raise ConfigError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(choices)}")
         for name in ("snippet_length", "time_stride", "num_clips"):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not 0 <= self.flip <= 1:
             raise ConfigError(f"flip is {self.flip}; it is a probability")
@@ -125,7 +131,12 @@ class Sampling:
     def with_defaults(self, spec: InputSpec) -> Sampling:
         """With every None filled from the InputSpec."""
         side = self.short_side or round(min(spec.size) / 0.875)
-        return replace(self, num_frames=self.num_frames or spec.num_frames, short_side=side)
+        return replace(
+            self,
+            num_frames=self.num_frames or spec.num_frames,
+            snippet_length=self.snippet_length or spec.snippet_length,
+            short_side=side,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict, Unpack
 from lightning_har._lightning import LightningModule
 from lightning_har._version import __version__
 from lightning_har.errors import ConfigError
+from lightning_har.modules.aids import distillation, mix, recompute
 from lightning_har.nets.preprocess import check_clip, normalize
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video
@@ -50,6 +51,14 @@ class TrainingOptions(TypedDict, total=False):
         label_smoothing: In [0, 1).
         class_weights: One weight per class, or such a list per head.
         topk: The k of top-k accuracy; those not smaller than the number of classes are left out.
+        mixup: Alpha of the beta distribution from which mixup (Zhang et al. 2018) draws its share; 0 for none.
+        cutmix: Likewise for CutMix (Yun et al. 2019), the same box in all frames; with both, either by chance.
+        teacher: A checkpoint whose softened predictions are learnt too (Hinton et al. 2015). It is read when
+            training starts, not when the module is built, and is not part of the module.
+        teacher_weight: Share of the teacher in the loss.
+        temperature: Of teacher and student in their divergence.
+        checkpoint_stages: Names of the network's submodules whose activations are computed again in the backward
+            pass instead of kept. (Their batch norms then update twice a step.)
     """
 
     optimizer: Literal["sgd", "adam", "adamw"]
@@ -64,6 +73,12 @@ class TrainingOptions(TypedDict, total=False):
     label_smoothing: float
     class_weights: Sequence[float] | Mapping[str, Sequence[float]] | None
     topk: Sequence[int]
+    mixup: float
+    cutmix: float
+    teacher: str | None
+    teacher_weight: float
+    temperature: float
+    checkpoint_stages: Sequence[str]
 
 
 _DEFAULTS: TrainingOptions = {
@@ -79,6 +94,12 @@ _DEFAULTS: TrainingOptions = {
     "label_smoothing": 0.0,
     "class_weights": None,
     "topk": (1, 5),
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "teacher": None,
+    "teacher_weight": 0.5,
+    "temperature": 4.0,
+    "checkpoint_stages": (),
 }
 
 
@@ -168,7 +189,9 @@ class ActionRecognizer(LightningModule):
         self.eval_sampling = eval_sampling
         self.class_names: ClassNames | None = None
         self._heads = dict(num_classes) if isinstance(num_classes, Mapping) else {"action": num_classes}
+        self._teacher: ActionRecognizer | None = None
         self._check_weights()
+        recompute(net, self.options["checkpoint_stages"])
         if num_classes:
             self.metrics = nn.ModuleDict({name: self._metrics() for name in _METRIC_SETS})
 
@@ -268,18 +291,47 @@ class ActionRecognizer(LightningModule):
         """Loss and metrics of a batch; None where every video of it failed."""
         if not batch["id"]:
             return None
-        logits, label = self(batch["video"]), batch["label"]
-        loss = self.loss(logits, label)
-        self.log(
-            "train_loss",
-            loss.detach(),
-            on_epoch=True,
-            on_step=False,
-            prog_bar=True,
-            batch_size=len(batch["id"]),
-        )
-        self._update("train", logits, label)
+        video, label = self._prepare(batch["video"]), batch["label"]
+        video, other, share = mix(video, label, self.options["mixup"], self.options["cutmix"])
+        outputs = self.training_outputs(video)
+        loss = torch.zeros((), device=self.device)
+        for logits, weight in outputs:
+            loss = loss + weight * share * self.loss(logits, label)
+            if other is not None:
+                loss = loss + weight * (1 - share) * self.loss(logits, other)
+        if self._teacher is not None:
+            part = self.options["teacher_weight"]
+            with torch.no_grad():
+                target = self._teacher.net(video)
+            loss = (1 - part) * loss + part * distillation(outputs[0][0], target, self.options["temperature"])
+        size = len(batch["id"])
+        self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, prog_bar=True, batch_size=size)
+        self._update("train", outputs[0][0], label)
         return {"loss": loss}
+
+    def training_outputs(self, video: Video) -> list[tuple[Logits, float]]:
+        """What the loss is computed from: logits, each with its weight; the first are the prediction.
+
+        A network with auxiliary classifiers overrides this.
+
+        Args:
+            video: Normalised.
+        """
+        return [(self.net(video), 1.0)]
+
+    def on_fit_start(self) -> None:
+        """Load the teacher, if there is one."""
+        if self.options["teacher"] is not None:
+            from lightning_har.modules import load_checkpoint
+
+            teacher = load_checkpoint(self.options["teacher"], map_location=self.device)
+            if teacher.num_classes != self.num_classes or teacher.spec != self.spec:
+                raise ConfigError(
+                    f"the teacher {self.options['teacher']} has {teacher.num_classes} classes, takes {teacher.spec}; "
+                    f"this module has {self.num_classes}, takes {self.spec}. They must agree"
+                )
+            # Around nn.Module's registration: the teacher is neither trained nor saved.
+            object.__setattr__(self, "_teacher", teacher.to(self.device).requires_grad_(False))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of a batch."""

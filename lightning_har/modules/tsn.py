@@ -34,7 +34,8 @@ class TSNModule(ActionRecognizer):
         pretrained: True, False, or a path; see ``build_backbone``. A first layer for another number of channels
             takes the RGB weights' mean (section 3.2).
         temporal_shift: TSM (Lin et al. 2019): shift an eighth of the channels each way in every residual block;
-            testing then needs the number of segments of training.
+            testing then needs the number of segments of training. "causal" shifts only from the frame before, so
+            that the network can run frame by frame (``edge.streaming``).
         partial_bn: Freeze the statistics and parameters of every batch norm but the first (section 3.2).
         freeze_backbone: True, False, or the name of the last block to freeze.
         dropout: Before the classifier.
@@ -56,7 +57,7 @@ class TSNModule(ActionRecognizer):
         consensus: Consensus = "avg",
         modality: Literal["rgb", "rgb_diff", "flow"] = "rgb",
         pretrained: bool | str = True,
-        temporal_shift: bool = False,
+        temporal_shift: bool | Literal["causal"] = False,
         partial_bn: bool = False,
         freeze_backbone: bool | str = False,
         dropout: float = 0.5,
@@ -69,7 +70,7 @@ class TSNModule(ActionRecognizer):
         extractor = build_backbone(backbone, pretrained=pretrained, in_channels=channels)
         freeze_until(extractor, freeze_backbone)
         if temporal_shift:
-            add_temporal_shift(extractor, num_segments)
+            add_temporal_shift(extractor, num_segments, causal=temporal_shift == "causal")
         net = TSN(
             extractor,
             num_classes,
@@ -89,14 +90,14 @@ class TSNModule(ActionRecognizer):
             std=extractor.std if rgb else (0.226,) if modality == "rgb_diff" else (1.0,),
             channel_order=extractor.channel_order if modality != "flow" else "rgb",
             modality="flow" if modality == "flow" else "rgb",
+            snippet_length=snippet,
         )
-        segments = Sampling("segments", snippet_length=snippet)
         super().__init__(
             net,
             spec,
             num_classes,
-            train_sampling=Sampling("segments", snippet_length=snippet, random=True, crop="random", flip=0.5),
-            eval_sampling=segments,
+            train_sampling=Sampling("segments", random=True, crop="random", flip=0.5),
+            eval_sampling=Sampling("segments"),
             **training,
         )
         self.hparams["backbone"] = extractor.name
