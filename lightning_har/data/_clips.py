@@ -113,7 +113,7 @@ def file_size(size: int) -> int:
     """Bytes that a clip's file is filled up to, so that its size says nothing about what it shows.
 
     How well a clip compresses does depend on its motion. Clips are therefore padded with an ISO 14496-12 'free'
-    box, which players skip, to one length, about twice what the largest of some thousand clips needs. (One that
+    box, which players skip, to one length, twice what the largest clip of the default set needs. (One that
     needed more would be filled up to the next multiple.)
     """
     return 4096 * -(-(size * 1000) // 4096)
