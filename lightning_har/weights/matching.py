@@ -40,13 +40,44 @@ def strict_load(
     dropped = sorted(name for name in state if drop_head and name.startswith(prefixes)) if prefixes else []
     given = {name: tensor for name, tensor in state.items() if name not in set(dropped)}
     expected = {name for name in own if not (drop_head and prefixes and name.startswith(prefixes))}
+    check_fit(
+        {name: own[name].shape for name in expected},
+        {name: tensor.shape for name, tensor in given.items()},
+        network=type(module).__name__,
+        head_prefixes=prefixes,
+        what=what,
+    )
+    module.load_state_dict({**own, **given})
+    return dropped
+
+
+def check_fit(
+    expected: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, tuple[int, ...]],
+    *,
+    network: str,
+    head_prefixes: tuple[str, ...] = (),
+    what: str = "the weights",
+) -> None:
+    """Compare names and shapes.
+
+    Args:
+        expected: Shapes by name, of the network.
+        given: Shapes by name, of the weights.
+        network: The network's name, for the message.
+        head_prefixes: Names that begin with one of these belong to the head.
+        what: What the weights are, to begin an error with.
+
+    Raises:
+        WeightsError: Tensors are missing, left over or of another shape; all three are named.
+    """
     problems = []
-    missing = sorted(expected - given.keys())
-    extra = sorted(given.keys() - expected)
+    missing = sorted(expected.keys() - given.keys())
+    extra = sorted(given.keys() - expected.keys())
     shapes = [
-        f"{name} (expected {tuple(own[name].shape)}, given {tuple(given[name].shape)})"
-        for name in sorted(expected & given.keys())
-        if own[name].shape != given[name].shape
+        f"{name} (expected {tuple(expected[name])}, given {tuple(given[name])})"
+        for name in sorted(expected.keys() & given.keys())
+        if tuple(expected[name]) != tuple(given[name])
     ]
     if missing:
         problems.append(f"{len(missing)} missing: {_some(missing)}")
@@ -55,10 +86,8 @@ def strict_load(
     if shapes:
         problems.append(f"{len(shapes)} of another shape: {_some(shapes)}")
     if problems:
-        remedy = _remedy([*missing, *extra, *shapes], prefixes)
-        raise WeightsError(f"{what} do not fit {type(module).__name__}: {'; '.join(problems)}. {remedy}")
-    module.load_state_dict({**own, **given})
-    return dropped
+        remedy = _remedy([*missing, *extra, *shapes], head_prefixes)
+        raise WeightsError(f"{what} do not fit {network}: {'; '.join(problems)}. {remedy}")
 
 
 def _some(names: list[str]) -> str:

@@ -107,7 +107,7 @@ def convolutions(model: TFLiteModel) -> list[tuple[Layer, Operator]]:
     for step, operator in zip(_STEPS, model.operators, strict=True):
         wanted = {start_of_block, current} if step == "ADD" else {current}
         if not wanted <= set(operator.inputs) or len(operator.outputs) != 1:
-            raise WeightsError(f"{model.path}: a {operator.kind} is not wired as in MobileNetV2")
+            raise WeightsError(f"{model.path}: operator {operator.kind} is not wired as in MobileNetV2")
         current = operator.outputs[0]
         if isinstance(step, Layer):
             _check_layer(model, step, operator)

@@ -27,7 +27,7 @@ def load_safetensors(path: str | Path, device: str = "cpu") -> dict[str, Tensor]
     try:
         tensors: dict[str, Tensor] = load_file(str(path), device=device)
     except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(Path(path), error) from error
+        raise unreadable(Path(path), error) from error
     return tensors
 
 
@@ -43,7 +43,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
         with safe_open(str(path), framework="pt") as file:
             return dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise _unreadable(Path(path), error) from error
+        raise unreadable(Path(path), error) from error
 
 
 def save_safetensors(
@@ -74,7 +74,8 @@ def save_safetensors(
         part.unlink(missing_ok=True)
 
 
-def _unreadable(path: Path, error: Exception) -> WeightsError:
+def unreadable(path: Path, error: Exception) -> WeightsError:
+    """What is wrong with a file that safetensors would not read."""
     if not path.is_file():
         return WeightsError(f"{path} cannot be read: there is no such file")
     with path.open("rb") as file:

@@ -187,9 +187,7 @@ def read_tflite(path: str | Path) -> TFLiteModel:
     try:
         return _parse(path, _Buffer(data))
     except _Malformed as error:
-        raise WeightsError(
-            f"{path} ({len(data):,} bytes) is damaged or cut short: {error}. Fetch it again."
-        ) from error
+        raise WeightsError(f"{path} ({len(data):,} bytes) is damaged or cut short: {error}. Fetch it again.") from error
 
 
 class _Malformed(Exception):

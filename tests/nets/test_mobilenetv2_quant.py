@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +12,14 @@ from tflite_writer import Writer, mobilenetv2
 from torch.nn import functional as F
 
 from lightning_har.errors import ConfigError, WeightsError
+from lightning_har.nets.backbones import mobilenetv2_quant as mobilenetv2_quant_module
 from lightning_har.nets.backbones.mobilenetv2_quant import (
     QuantizedAdd,
     QuantizedConv2d,
     QuantizedMobileNetV2,
     mobilenetv2_quant,
 )
+from lightning_har.weights.tflite import read_tflite
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mobilenet_v2"
 
@@ -185,3 +189,27 @@ def test_bad_input_is_named(net, tmp_path):
     path.write_bytes(Writer().file([], []))
     with pytest.raises(WeightsError, match="not a MobileNetV2 classifier"):
         mobilenetv2_quant(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": np.int8}, "is int8; expected uint8 codes with one scale. Use backbone='mobilenetv2_100'"),
+        ({"quantization": None}, "is uint8; expected uint8 codes with one scale"),
+        ({"scale": [0.1, 0.2]}, "is uint8 with a scale per channel"),
+        ({"scale": [0.0]}, "has scale 0.0; it must be > 0"),
+    ],
+)
+def test_another_quantization_is_refused(random_file, monkeypatch, change, message):
+    model = read_tflite(random_file)
+    index = model.operators[0].inputs[1]
+    tensors = list(model.tensors)
+    if "scale" in change:
+        scale = np.float32(change["scale"])
+        zero_point = np.zeros(len(scale), np.int64)
+        change = {"quantization": dataclasses.replace(tensors[index].quantization, scale=scale, zero_point=zero_point)}
+    tensors[index] = dataclasses.replace(tensors[index], **change)
+    model = dataclasses.replace(model, tensors=tuple(tensors))
+    monkeypatch.setattr(mobilenetv2_quant_module, "read_tflite", lambda path: model)
+    with pytest.raises(WeightsError, match=re.escape(message)):
+        QuantizedMobileNetV2.from_tflite(random_file)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from lightning_har.weights.mobilenetv2_tflite import (
     BN_EPS,
     NUM_CLASSES,
     TIMM_ARGUMENTS,
+    convolutions,
     input_range,
     mobilenetv2_state_dict,
 )
+from lightning_har.weights.tflite import Options, read_tflite
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mobilenet_v2"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data/mobilenet_v2")
@@ -105,3 +108,29 @@ def test_published_weights_see_what_litert_sees(picture):
 def test_published_input_range():
     low, high = input_range(SHARED / "mobilenet_v2_1.0_224_quant.tflite")
     assert (low, high) == (-1.0, 127 / 128)
+
+
+def altered(model, kind, **changes):
+    """The model with its last operator of a kind changed."""
+    operators = list(model.operators)
+    at = max(i for i, operator in enumerate(operators) if operator.kind == kind)
+    operators[at] = dataclasses.replace(operators[at], **changes)
+    return dataclasses.replace(model, operators=tuple(operators))
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "message"),
+    [
+        ("DEPTHWISE_CONV_2D", {"options": Options("same", (2, 2), activation="relu6")}, "blocks.6.0.conv_dw has str"),
+        ("DEPTHWISE_CONV_2D", {"options": Options("same", (1, 1))}, "MobileNetV2 has stride 1.*'relu6'"),
+        ("CONV_2D", {"options": Options("valid")}, "classifier has stride, dilation, padding"),
+        ("ADD", {"inputs": (0, 1)}, "operator ADD is not wired as in MobileNetV2"),
+        ("SOFTMAX", {"outputs": ()}, "operator SOFTMAX is not wired"),
+        ("CONV_2D", {"inputs": (0, 1, 2)}, "operator CONV_2D is not wired"),
+    ],
+)
+def test_a_near_miss_is_refused(random_file, kind, changes, message):
+    model = read_tflite(random_file)
+    assert len(convolutions(model)) == 53
+    with pytest.raises(WeightsError, match=message):
+        convolutions(altered(model, kind, **changes))
