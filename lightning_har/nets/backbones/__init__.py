@@ -97,7 +97,7 @@ def build_backbone(
     if name == "mobilenetv2_quant":
         from lightning_har.nets.backbones.mobilenetv2_quant import mobilenetv2_quant
 
-        return mobilenetv2_quant(path or False)
+        return mobilenetv2_quant(pretrained)
     tflite = name.endswith(".tflite")
     if path is not None and path.suffix == ".tflite":
         if name.split(".")[0] != "mobilenetv2_100":
