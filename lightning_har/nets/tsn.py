@@ -97,13 +97,16 @@ class TemporalShift(nn.Module):
         layer: What the shifted maps are given to.
         num_segments: T; the batch is (B · T, C, H, W).
         divisor: 1 / divisor of the channels go each way.
+        causal: Shift only from the frame before (TSM, section 4.2: the online network), so that frames can be
+            taken as they come.
     """
 
-    def __init__(self, layer: nn.Module, num_segments: int, divisor: int = 8) -> None:
+    def __init__(self, layer: nn.Module, num_segments: int, divisor: int = 8, causal: bool = False) -> None:
         super().__init__()
         self.layer = layer
         self.num_segments = num_segments
         self.divisor = divisor
+        self.causal = causal
 
     def forward(self, x: Tensor) -> Tensor:
         """(B · T, C, H, W) through shift and layer."""
@@ -119,12 +122,15 @@ class TemporalShift(nn.Module):
             )
         x = x.unflatten(0, (-1, self.num_segments))
         fold = x.shape[2] // self.divisor
+        if self.causal:
+            before = F.pad(x[:, :-1, :fold], (0, 0, 0, 0, 0, 0, 1, 0))
+            return torch.cat((before, x[:, :, fold:]), 2).flatten(0, 1)
         back = F.pad(x[:, 1:, :fold], (0, 0, 0, 0, 0, 0, 0, 1))
         forth = F.pad(x[:, :-1, fold : 2 * fold], (0, 0, 0, 0, 0, 0, 1, 0))
         return torch.cat((back, forth, x[:, :, 2 * fold :]), 2).flatten(0, 1)
 
 
-def add_temporal_shift(backbone: nn.Module, num_segments: int, divisor: int = 8) -> int:
+def add_temporal_shift(backbone: nn.Module, num_segments: int, divisor: int = 8, causal: bool = False) -> int:
     """Put a shift in front of the first convolution of every residual block, inside the residual branch.
 
     Works on timm's ResNet-like blocks (``conv1``) and MobileNet-like ones (``conv_pw`` where the block has a
@@ -134,6 +140,7 @@ def add_temporal_shift(backbone: nn.Module, num_segments: int, divisor: int = 8)
         backbone: Changed in place.
         num_segments: T.
         divisor: 1 / divisor of the channels go each way.
+        causal: Shift only from the frame before.
 
     Returns:
         How many shifts were put in.
@@ -149,7 +156,7 @@ def add_temporal_shift(backbone: nn.Module, num_segments: int, divisor: int = 8)
             if residual and isinstance(layer, nn.Module) and hasattr(block, "bn1"):
                 if name == "conv1" and not hasattr(block, "downsample"):
                     continue  # a stem's conv1, not a block's
-                setattr(block, name, TemporalShift(layer, num_segments, divisor))
+                setattr(block, name, TemporalShift(layer, num_segments, divisor, causal))
                 count += 1
                 break
     if not count:

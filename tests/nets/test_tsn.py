@@ -26,6 +26,14 @@ def video():
     return torch.randn(2, 3, 6, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
+def test_a_causal_shift_takes_from_the_frame_before_alone():
+    shift = TemporalShift(nn.Identity(), num_segments=3, causal=True)
+    x = torch.arange(1, 25, dtype=torch.float32).view(3, 8, 1, 1)
+    out = shift(x)[:, :, 0, 0]
+    assert out[:, 0].tolist() == [0, 1, 9]
+    assert torch.equal(out[:, 1:], x[:, 1:, 0, 0])
+
+
 @pytest.mark.parametrize("consensus", ["avg", "max", "weighted"])
 def test_consensus_is_over_logits(consensus, video):
     net = TSN(Mean(), 5, num_segments=6, consensus=consensus).eval()

@@ -1,0 +1,194 @@
+"""One frame in, the current prediction out, the state kept.
+
+What the network would say of the frames so far, it says after each of them: the logits after T frames equal those
+of the clip of these T frames.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from lightning_har.edge.graphs import Normalize
+from lightning_har.errors import ConfigError
+from lightning_har.modules.base import ActionRecognizer
+from lightning_har.nets.cnn_rnn import CNNRNN
+from lightning_har.nets.tsn import TSN, TemporalShift
+from lightning_har.spec import InputSpec
+from lightning_har.types import Logits
+
+State = tuple[Tensor, ...]
+
+
+class StreamingRecognizer(nn.Module):
+    """A recogniser that takes frames one by one.
+
+    CNN-RNN with "gru", "lstm", "avg", "max" or a causal "convnet1d"; TSN with the consensus "avg" or "max", with
+    ``temporal_shift="causal"`` or none. (The two-directional shift of TSM looks one frame ahead in every block: it
+    has no streamed form of the same logits. Lin et al. 2019, section 4.2, train a one-directional one for this.)
+
+    As a module it is a function without memory, ``(frame, *state) -> (*logits, *state)``, which exports;
+    ``push`` keeps the state for you.
+
+    Args:
+        module: Copied, so that later training of it changes nothing here.
+
+    Raises:
+        ConfigError: An architecture that needs the whole clip; the message says which would not.
+    """
+
+    def __init__(self, module: ActionRecognizer) -> None:
+        super().__init__()
+        spec, net = module.spec, module.net
+        if not isinstance(spec, InputSpec) or not isinstance(net, (CNNRNN, TSN)):
+            raise ConfigError(
+                f"{type(module).__name__} needs whole clips; only CNN-RNN and TSN with a backbone run frame by frame"
+            )
+        self.spec = spec
+        self.step: nn.Module
+        net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.step = _TSNStep(net, spec) if isinstance(net, TSN) else _CNNRNNStep(net)
+        self.normalize = Normalize(spec, rank=4)
+        self.eval()
+        self.heads = self._heads(module)
+        self._state: State | None = None
+
+    @torch.no_grad()
+    def _heads(self, module: ActionRecognizer) -> tuple[str, ...]:
+        num_classes = module.num_classes
+        return ("logits",) if isinstance(num_classes, int) else tuple(num_classes)
+
+    def initial_state(self, batch_size: int = 1) -> State:
+        """The state before the first frame, one tensor or more with the batch first (a frame count has none)."""
+        state: State = self.step.initial_state(batch_size)  # type: ignore[operator]
+        return state
+
+    def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """One step, without memory.
+
+        Args:
+            frame: (B, C, H, W), uint8, or float already normalised.
+            state: From ``initial_state`` or the step before.
+
+        Returns:
+            Logits (B, K) of each of ``heads``, then the new state.
+        """
+        logits, new = self.step(self.normalize(frame), state)
+        values = tuple(logits[h] for h in self.heads) if isinstance(logits, dict) else (logits,)
+        return (*values, *new)
+
+    @torch.no_grad()
+    def push(self, frame: Tensor) -> Logits:
+        """Take the next frame (B, C, H, W) or (C, H, W); give the logits of the frames since ``reset``.
+
+        Returns:
+            (B, K), or a dict of such by head.
+        """
+        if frame.ndim == 3:
+            frame = frame[None]
+        state = self.initial_state(frame.shape[0]) if self._state is None else self._state
+        out = self(frame, *(s.to(frame.device) for s in state))
+        self._state = out[len(self.heads) :]
+        if self.heads == ("logits",):
+            return out[0]  # type: ignore[no-any-return]
+        return dict(zip(self.heads, out, strict=False))
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self._state = None
+
+
+class _CNNRNNStep(nn.Module):
+    def __init__(self, net: CNNRNN) -> None:
+        super().__init__()
+        if net.backbone is None:
+            raise ConfigError("this network takes features; only one with a backbone runs on frames")
+        net.initial_state(1)  # raises where the temporal part needs the whole clip
+        self.net = net
+
+    def initial_state(self, batch_size: int) -> State:
+        return self.net.initial_state(batch_size)
+
+    def forward(self, frame: Tensor, state: State) -> tuple[Logits, State]:
+        return self.net.step(frame, state)
+
+
+class _Memory:
+    """What the shifts of one step take from the frame before and leave for the next."""
+
+    def __init__(self) -> None:
+        self.old: list[Tensor] = []
+        self.new: list[Tensor] = []
+
+
+class _OnlineShift(nn.Module):
+    """Part of the channels from the frame before, which a memory brings."""
+
+    def __init__(self, shift: TemporalShift, memory: _Memory) -> None:
+        super().__init__()
+        self.layer = shift.layer
+        self.divisor = shift.divisor
+        self.memory = memory
+
+    def forward(self, x: Tensor) -> Tensor:
+        fold = x.shape[1] // self.divisor
+        past = self.memory.old.pop(0) if self.memory.old else torch.zeros_like(x[:, :fold])
+        self.memory.new.append(x[:, :fold])
+        out: Tensor = self.layer(torch.cat((past, x[:, fold:]), 1))
+        return out
+
+
+class _TSNStep(nn.Module):
+    """State: the sum (or greatest) of each head's logits, the count of frames, then what each shift remembers."""
+
+    def __init__(self, net: TSN, spec: InputSpec) -> None:
+        super().__init__()
+        if net.consensus == "weighted":
+            raise ConfigError("a weighted consensus spreads over the whole clip; train with consensus='avg' or 'max'")
+        if net.snippet_length != 1:
+            raise ConfigError(f"a snippet of {net.snippet_length} frames is not one frame; stream an RGB network")
+        self.memory = _Memory()
+        self.net = net
+        for parent in list(net.backbone.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, TemporalShift):
+                    if not child.causal:
+                        raise ConfigError(
+                            "TSM's shift looks one frame ahead, which a stream does not have; train with "
+                            "temporal_shift='causal'"
+                        )
+                    setattr(parent, name, _OnlineShift(child, self.memory))
+        with torch.no_grad():
+            logits = self._frame_logits(torch.zeros(1, spec.channels, *spec.size))
+        self.widths = [x.shape[1] for x in logits.values()]
+        self.maps = [tuple(x.shape[1:]) for x in self.memory.new]
+        self.memory.new = []
+
+    def _frame_logits(self, frame: Tensor) -> dict[str, Tensor]:
+        logits = self.net.head(self.net.backbone(frame))
+        return logits if isinstance(logits, dict) else {"": logits}
+
+    def initial_state(self, batch_size: int) -> State:
+        start = -torch.inf if self.net.consensus == "max" else 0.0
+        return (
+            *(torch.full((batch_size, k), start) for k in self.widths),
+            torch.zeros(1),
+            *(torch.zeros(batch_size, *shape) for shape in self.maps),
+        )
+
+    def forward(self, frame: Tensor, state: State) -> tuple[Logits, State]:
+        heads = len(self.widths)
+        self.memory.old, self.memory.new = list(state[heads + 1 :]), []
+        logits = self._frame_logits(frame)
+        shifted, self.memory.new = self.memory.new, []
+        count = state[heads] + 1
+        if self.net.consensus == "max":
+            kept = [torch.maximum(x, s) for x, s in zip(logits.values(), state, strict=False)]
+            shown = kept
+        else:
+            kept = [x + s for x, s in zip(logits.values(), state, strict=False)]
+            shown = [x / count for x in kept]
+        named: Logits = dict(zip(logits, shown, strict=True)) if "" not in logits else shown[0]
+        return named, (*kept, count, *shifted)
