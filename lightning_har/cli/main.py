@@ -24,6 +24,7 @@ from lightning_har.errors import HarError
 COMMANDS = {
     "run": "train, test and report: run a recipe",
     "predict": "name the action in video files",
+    "extract": "compute and keep the features of frames",
 }
 """Every command with its line of help. A command's own file is imported only when it is called."""
 

@@ -1,0 +1,115 @@
+"""``lightning-har extract``: the features of frames, computed once and kept."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lightning_har.cli._data import HELP, open_data
+from lightning_har.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lightning_har.modules.cnn_rnn import CNNRNNModule
+    from lightning_har.types import Video
+
+EPILOG = """\
+writes DIR/<clip id>.npy of (frames, features), DIR/manifest.csv (path,label,split,group) and DIR/extract.json.
+Stopped, and called again with the same arguments, it does what is left.
+
+examples:
+  lightning-har extract --model mobilenetv2_100 --data clips/ --out features/
+  lightning-har extract --model inception_v3 --data ucf101:data/ucf101 --out features/ --dtype float16
+  lightning-har extract --model mobilenetv2_quant --weights model.tflite --data folds.csv --split-column fold --out f/
+
+train on them: FeatureDataModule("features/manifest.csv") with CNNRNNModule(backbone=None, feature_dim=D)
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``extract`` to the commands."""
+    parser = subparsers.add_parser(
+        "extract",
+        help="compute and keep the features of frames",
+        description="Compute the features of the frames of every clip by a frozen 2D network, and keep them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, help="a backbone's name, a run's folder, or a checkpoint")
+    parser.add_argument("--data", required=True, help=HELP)
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the features go")
+    parser.add_argument("--weights", metavar="FILE", help="weights of the backbone; 'none' for random ones")
+    parser.add_argument("--frames", type=int, metavar="N", help="frames of a clip, evenly spread (default: 25)")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of a frame (default: the backbone's own)")
+    parser.add_argument("--dtype", choices=("float32", "float16", "uint8"), default="float32", help="of the files")
+    parser.add_argument("--split", metavar="N", help="official split of NAME:DIR")
+    parser.add_argument("--split-column", metavar="NAME", help="column of a CSV with splits or folds, kept as they are")
+    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="clips at a time (default: 4)")
+    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode (default: one per core)")
+    parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
+    parser.add_argument("--skip-errors", action="store_true", help="leave out and report clips that cannot be read")
+    parser.set_defaults(function=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Extract; 1 where clips could not be read."""
+    from lightning_har.data.features import extract_features
+    from lightning_har.nets.preprocess import normalize
+    from lightning_har.spec import InputSpec
+
+    module = _load(args).to(args.device)
+    spec = module.spec
+    data = open_data(
+        args.data,
+        split=args.split,
+        split_column=args.split_column,
+        spec=spec,
+        eval_sampling=module.eval_sampling,
+        batch_size=args.batch_size,
+        num_workers=args.num_workers,
+        on_error="skip" if args.skip_errors else "raise",
+    )
+    assert isinstance(spec, InputSpec)
+
+    def extractor(video: Video) -> Tensor:
+        assert not isinstance(video, Mapping)
+        features: Tensor = module.net.frame_features(normalize(video, spec))
+        return features
+
+    done = extract_features(
+        extractor,
+        data,
+        args.out,
+        dtype=args.dtype,
+        device=args.device,
+        settings={"model": args.model, "weights": args.weights},
+    )
+    print(f"{done.extracted} clips extracted, {done.kept} were there already: {done.manifest}")
+    for failure in done.failures:
+        print(f"skipped {failure.path}: {failure.reason}", file=sys.stderr)
+    return 1 if done.failures else 0
+
+
+def _load(args: argparse.Namespace) -> CNNRNNModule:
+    from lightning_har.modules import load_checkpoint
+    from lightning_har.modules.cnn_rnn import CNNRNNModule
+
+    path = Path(args.model)
+    if path.exists():
+        if args.weights or args.frames or args.size:
+            raise ConfigError(f"{path} says its own weights, frames and size; leave out --weights, --frames, --size")
+        module = load_checkpoint(path / "best.ckpt" if path.is_dir() else path)
+        if not isinstance(module, CNNRNNModule) or module.net.backbone is None:
+            raise ConfigError(
+                f"{path} is a {type(module).__name__}; only a CNNRNNModule with a backbone has features of frames"
+            )
+    else:
+        weights: bool | str = {None: True, "none": False}.get(args.weights, args.weights)
+        frames = 25 if args.frames is None else args.frames
+        module = CNNRNNModule(0, args.model, "avg", pretrained=weights, num_frames=frames, input_size=args.size)
+    module.eval()
+    return module
