@@ -179,7 +179,7 @@ def _with_config_of_resumed(argv: list[str], variant: str | None) -> list[str]:
     if any(a == "--config" or a.startswith("--config=") for a in argv):
         return argv
     folder = None
-    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+    for argument, following in zip(argv, [*argv, ""][1:], strict=True):
         if argument == "--resume":
             folder = Path(following)
         elif argument.startswith("--resume="):

@@ -92,8 +92,8 @@ def run(
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     name = name or Path(sys.argv[0]).stem or "run"
-    reports: dict[str, Report] = {}
     default = _default_folder(name)
+    planned: list[tuple[str, Arguments, Path, Path | None]] = []
     with tempfile.TemporaryDirectory(prefix="lightning-har-smoke-") as smoke_folder, _quiet_lightning():
         for variant, overrides in (variants or {"": {}}).items():
             args = parse(
@@ -109,10 +109,23 @@ def run(
             )
             if args.variant in (None, "", variant):
                 place, checkpoint = _place(args, default, variant)
-                title = f"{name}/{variant}" if variant else name
-                reports[variant or name] = _run_one(
-                    args, place, checkpoint, recipe=title, monitor=monitor, extra_metrics=extra_metrics
-                )
+                if args.resume is None or checkpoint or (place / CONFIG).is_file():
+                    planned.append((variant, args, place, checkpoint))
+        # All are noted before the first is trained: whoever resumes a stopped run finds those that wait.
+        for _, args, place, _ in planned if _is_first_process() else ():
+            place.mkdir(parents=True, exist_ok=True)
+            (place / CONFIG).write_text(args.yaml)
+        reports = {
+            variant or name: _run_one(
+                args,
+                place,
+                checkpoint,
+                recipe=f"{name}/{variant}" if variant else name,
+                monitor=monitor,
+                extra_metrics=extra_metrics,
+            )
+            for variant, args, place, checkpoint in planned
+        }
     if _is_first_process():
         _print_results(reports)
     return reports
@@ -133,8 +146,6 @@ def _run_one(
     module = _build_module(args, datamodule, fetch=resume_from is None)
     _introduce(module, datamodule, args)
     if _is_first_process():
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(args.yaml)
         _say(f"{recipe}: writing to {folder}")
 
     clock, outputs = DataClock(), CollectOutputs()
@@ -192,7 +203,7 @@ def _run_one(
 
 # -- before training ---------------------------------------------------------------------------------------
 
-BEST, LAST = "best.ckpt", "last.ckpt"
+BEST, LAST, CONFIG = "best.ckpt", "last.ckpt", "config.yaml"
 
 
 def _default_folder(name: str) -> Path:
@@ -329,6 +340,7 @@ _ANSWERED_WARNINGS = (
     ".*number of training batches .* smaller than the logging.*",
     ".*dirpath has changed.*",
     ".*LeafSpec.* is deprecated.*",
+    ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
 )
 
 

@@ -208,7 +208,7 @@ def results_table(reports: Mapping[str, Report]) -> Table:
 
     heads = sorted({head for report in reports.values() for head in report["metrics"].get("test", {})})
     found = dict.fromkeys(name for r in reports.values() for head in heads for name in _video_metrics(r, head))
-    shown = [name for name in ("top1", "top5", "f1_macro") if name in found]
+    shown: list[str] = [name for name in ("top1", "top5", "f1_macro") if name in found]
     shown += [name for name in found if name.endswith("_top1")]
     table = Table(title="test, per video", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("model")
