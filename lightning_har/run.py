@@ -94,7 +94,7 @@ def run(
     name = name or Path(sys.argv[0]).stem or "run"
     default = _default_folder(name)
     planned: list[tuple[str, Arguments, Path, Path | None]] = []
-    with tempfile.TemporaryDirectory(prefix="lightning-har-smoke-") as smoke_folder, _quiet_lightning():
+    with tempfile.TemporaryDirectory(prefix="lightning-har-smoke-") as smoke_folder, quiet_lightning():
         for variant, overrides in (variants or {"": {}}).items():
             args = parse(
                 module,
@@ -345,7 +345,7 @@ _ANSWERED_WARNINGS = (
 
 
 @contextlib.contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Without Lightning's notes on what it found and what it sells; its warnings stay, but for those we answer."""
     names = (base_name, "lightning.pytorch", "lightning.fabric", "lightning_fabric")
     loggers = [logging.getLogger(name) for name in names]
