@@ -195,8 +195,11 @@ class ActionLoader(DataLoader[Any]):
     def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         try:
             yield from batches
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # A worker's death shows as a signal, or as the end of the pipe that its batches came through.
+            signs = ("exited unexpectedly", "killed by signal", "ancillary data")
+            is_pipe = isinstance(error, ConnectionError | EOFError) and "Caught" not in str(error)
+            if not (is_pipe or any(sign in str(error) for sign in signs)):
                 raise
             dataset = self.dataset
             assert isinstance(dataset, ActionDataset)

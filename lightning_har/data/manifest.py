@@ -262,9 +262,9 @@ def check_manifests(manifests: Mapping[str, Manifest]) -> None:
 def split_by_group(records: Sequence[Record], fraction: float, seed: int = 0) -> tuple[list[Record], list[Record]]:
     """Part records in two so that no group, and no file, is in both parts; stratified as far as groups allow.
 
-    Groups are taken in a random order (fixed by the seed), larger ones first, and each goes to the second part
-    when that brings the second part's class counts nearer to ``fraction`` of all. Neither part loses a class
-    that has two groups or more.
+    Groups go to the second part in a random order (fixed by the seed) as long as they fit, then those that bring
+    its class counts nearest to ``fraction`` of all. The first part gets every class, the second those of two
+    groups or more, as far as groups of several classes allow.
 
     Args:
         records: To be parted. A record without a group is one with the others of its file.
@@ -288,30 +288,41 @@ def split_by_group(records: Sequence[Record], fraction: float, seed: int = 0) ->
     classes = {key: i for i, key in enumerate(sorted({_class_key(r) for r in records}))}
     counts = {g: np.bincount([classes[_class_key(r)] for r in rs], minlength=len(classes)) for g, rs in groups.items()}
     total = np.sum(list(counts.values()), axis=0)
+    # Distances are in shares of each class, so that rare classes count as much as common ones.
     wanted = fraction * total
-    # A class with several groups is in both parts.
-    holders = np.sum([c > 0 for c in counts.values()], axis=0)
+    # A class of several groups shall be in both parts: groups of each class that are not taken.
+    left = np.sum([c > 0 for c in counts.values()], axis=0)
+    several = left > 1
     order = sorted(groups)
     np.random.default_rng(seed).shuffle(order)
-    order.sort(key=lambda g: -len(groups[g]))
     taken: set[str] = set()
     have = np.zeros(len(classes))
-    left = holders.copy()
-    # Classes count alike, whatever their size: the distance is in shares of each class.
+
+    def may_go(group: str) -> bool:
+        return group not in taken and bool(np.all(left[counts[group] > 0] > 1))
+
+    def gain(group: str) -> float:
+        before, after = np.abs(wanted - have), np.abs(wanted - have - counts[group])
+        return float(((before - after) / total).sum())
+
+    def take(group: str) -> None:
+        nonlocal have, left
+        taken.add(group)
+        have = have + counts[group]
+        left = left - (counts[group] > 0)
+
     for g in order:
-        gain = np.abs((wanted - have) / total).sum() - np.abs((wanted - have - counts[g]) / total).sum()
-        keeps_rest = bool(np.all(left[(counts[g] > 0) & (holders > 1)] > 1))
-        if gain > 0 and keeps_rest:
-            taken.add(g)
-            have += counts[g]
-            left = left - (counts[g] > 0)
-    for c in np.flatnonzero((have == 0) & (holders > 1)):
-        options = [g for g in order if g not in taken and counts[g][c] and np.all(left[counts[g] > 0] > 1)]
-        if options:
-            g = min(options, key=lambda g: len(groups[g]))
-            taken.add(g)
-            have += counts[g]
-            left = left - (counts[g] > 0)
+        if may_go(g) and np.all(have + counts[g] <= wanted + 0.5):
+            take(g)
+    while True:
+        best = max(filter(may_go, order), key=gain, default=None)
+        if best is None or gain(best) <= 1e-9:
+            break
+        take(best)
+    for c in np.flatnonzero(several):
+        options = [g for g in order if may_go(g) and counts[g][c]]
+        if have[c] == 0 and options:
+            take(min(options, key=lambda g: len(groups[g])))
     if not taken:
         taken.add(min(order, key=lambda g: len(groups[g])))
     second = {id(r) for g in taken for r in groups[g]}
