@@ -82,7 +82,7 @@ def test_as_a_backbone():
     assert (backbone.mean, backbone.std) == ((104.0, 117.0, 128.0), (1.0,))
     assert (backbone.value_range, backbone.channel_order, backbone.input_size) == ((0.0, 255.0), "bgr", (224, 224))
     with torch.no_grad():
-        for size, side in (((64, 64), (2, 2)), ((96, 40), (3, 2))):
+        for size, side in (((64, 64), (2, 2)), ((96, 32), (3, 1))):
             images = torch.randn(2, 10, *size)
             assert backbone(images).shape == (2, 1024)
             assert backbone.forward_map(images).shape == (2, 1024, *side)
@@ -104,5 +104,7 @@ def test_bad_input(net):
         net(torch.zeros(1, 2, 64, 64))
     with pytest.raises(ConfigError, match="uint8"):
         net(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(ConfigError, match="multiples of 32; got 64×40"):
+        net(torch.zeros(1, 3, 64, 40))
     with pytest.raises(WeightsError, match="9f5701afb96c8044"):
         bn_inception(pretrained=True)

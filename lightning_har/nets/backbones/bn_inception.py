@@ -91,16 +91,22 @@ class BNInception(nn.Module):
         return torch.cat(out, 1)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the last maps, (N, 1024, H/32, W/32).
+        """(N, C, H, W) to the last maps, (N, 1024, H/32, W/32); H and W multiples of 32.
 
         Raises:
-            ConfigError: Wrong rank, channels or dtype.
+            ConfigError: Wrong rank, channels, dtype or size.
         """
         check_images(x, channels=self.in_channels, name="BN-Inception")
+        size = tuple(x.shape[2:])
         # Without padding and with ceil mode, as in Caffe: 112 becomes 56 with a last window that runs over the edge.
         x = F.max_pool2d(self._run("conv1_7x7_s2", x), 3, 2, ceil_mode=True)
         x = self._run("conv2_3x3", self._run("conv2_3x3_reduce", x))
         x = F.max_pool2d(x, 3, 2, ceil_mode=True)
+        if not torch.compiler.is_compiling() and (x.shape[2] % 4 or x.shape[3] % 4):
+            # On an odd map the padded convolutions of 3c and 4e give one position more than the pool beside them.
+            raise ConfigError(
+                f"BN-Inception takes heights and widths that are multiples of 32; got {size[0]}×{size[1]}"
+            )
         for block in _BLOCKS:
             x = self._block(block, x)
         return x
