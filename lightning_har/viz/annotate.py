@@ -15,8 +15,9 @@ def annotate_video(source: str | Path, target: str | Path, lines: Sequence[tuple
 
     Args:
         source: The video.
-        target: The file to write, H.264; its suffix chooses the container (.mp4, .mkv). An odd last row or column is
-            cut off, which H.264 in 4:2:0 does not have.
+        target: The file to write, H.264; its suffix chooses the container (.mp4, .mkv). A video less than 240 pixels
+            high is enlarged, so that the text can be read; an odd last row or column, which H.264 in 4:2:0 does not
+            have, is cut off.
         lines: (label, score in [0, 1]), best first.
 
     Raises:
@@ -38,6 +39,8 @@ def annotate_video(source: str | Path, target: str | Path, lines: Sequence[tuple
                 # Phones store a turned picture and say by how much.
                 turn = getattr(frame, "rotation", 0) or 0
                 picture = picture.rotate(turn, expand=True) if turn else picture
+                times = -(-240 // picture.height)
+                picture = picture.resize((picture.width * times, picture.height * times)) if times > 1 else picture
                 picture = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
                 if overlay is None:
                     stream.width, stream.height = picture.size

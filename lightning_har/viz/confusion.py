@@ -23,7 +23,7 @@ def save_confusion_matrix(
     normalize: bool = True,
     title: str | None = None,
 ) -> None:
-    """Draw a confusion matrix: rows true classes, columns predicted ones, dark is many.
+    """Draw a confusion matrix: rows true classes, columns predicted ones, dark is many (on a square-root scale).
 
     Up to 20 classes the cells carry their counts; up to 130 every class is named; beyond, as many as are
     legible, evenly spread. Classes without a clip have an empty row.
@@ -40,6 +40,7 @@ def save_confusion_matrix(
         ConfigError: Shapes do not fit, or an unknown class.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
 
     if tuple(counts.shape) != (len(class_names), len(class_names)):
@@ -50,6 +51,7 @@ def save_confusion_matrix(
     rows = list(class_names)
     if classes is not None:
         counts, rows, columns = _select(counts, list(class_names), list(classes))
+        total, right = int(counts.sum()), int(counts.diagonal().sum())
     cells = counts.double()
     if normalize:
         cells = cells / cells.sum(dim=1, keepdim=True)  # 0 / 0 is NaN, which stays blank
@@ -57,14 +59,15 @@ def save_confusion_matrix(
     k = len(rows)
     longest = max(len(name) for name in columns)
     step = 1 if k <= _EVERY_LABEL else -(-k // 80)
-    font = 9.0 if k <= 30 else max(4.0, 9.0 - (k - 30) / 14) if step == 1 else 6.0
-    side = max(3.0, min(0.42 * k, 10.0) if k <= 30 else min(16.0, 0.14 * k))
+    font = 9.0 if k <= 30 else 6.5
+    side = max(3.0, min(0.42 * k, 10.0) if k <= 30 else min(18.0, 0.14 * k))
     margin = longest * font * 0.62 / 72
     figure = Figure(figsize=(side + margin + 1.2, side + margin + 0.8), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    top = 1 if normalize else None
-    image = axes.imshow(cells.numpy(), cmap="Blues", vmin=0, vmax=top, interpolation="nearest")
+    # The square root lets a rare confusion be seen beside the diagonal.
+    norm = PowerNorm(0.5, vmin=0, vmax=1 if normalize else max(1, int(counts.max())))
+    image = axes.imshow(cells.numpy(), cmap="Blues", norm=norm, interpolation="nearest")
     axes.set_xticks(range(0, len(columns), step), columns[::step], rotation=90, fontsize=font)
     axes.set_yticks(range(0, k, step), rows[::step], fontsize=font)
     axes.tick_params(length=2 if k <= 30 else 1)
@@ -74,9 +77,8 @@ def save_confusion_matrix(
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("share of the true class" if normalize else "clips")
     if k <= _CELLS_WITH_NUMBERS:
-        brightest = float(cells.nan_to_num().max())
         for i, j in torch.nonzero(counts).tolist():
-            colour = "white" if float(cells[i, j]) > 0.55 * brightest else "black"
+            colour = "white" if norm(float(cells[i, j])) > 0.6 else "black"
             axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=font - 1, color=colour)
     figure.savefig(path)
 

@@ -1,0 +1,36 @@
+# make demo: set up and run the quickstart.  make test: set up and run the tests.  make check: lint and types.
+PYTHON ?= python3
+VENV := .venv
+
+.PHONY: demo test slow check clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/lightning run recipes/quickstart.py
+
+test: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+slow: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pytest -n 2 -m slow
+
+check: $(VENV)/installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -q tests/test_imports.py
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+# The stamps make a second call start at once; a changed pyproject.toml installs again.
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or later is needed: make PYTHON=...')"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	touch $@ $(VENV)/installed
