@@ -32,7 +32,9 @@ def test_logits_equal_pytorchvideos(name):
     with torch.no_grad():
         for shape in [(own.frames, own.size, own.size), (own.frames, own.size + 32, own.size + 40)]:
             clip = wave(1, 3, *shape)
-            assert (net(clip) - other(clip)).abs().max() < 1e-4
+            expected = other(clip)
+            # deep networks filled by formula give logits in the hundreds: 1e-4 of the largest
+            assert (net(clip) - expected).abs().max() < 1e-4 * max(1, expected.abs().max())
 
 
 def test_golden():
