@@ -1,0 +1,88 @@
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_har.bench.cost import count_macs, count_parameters, example_video, select
+from lightning_har.bench.latency import measure_latency
+from lightning_har.bench.memory import PeakMemory, _Sampler
+from lightning_har.spec import InputSpec
+
+
+class Last(nn.Module):
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.part(x.float())[0]
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.GRU, 3), (nn.LSTM, 4)])
+def test_macs_of_recurrent_layers_are_counted(kind: type[nn.Module], gates: int) -> None:
+    frames, width, units = 7, 20, 11
+    module = Last(kind(width, units, batch_first=True))
+    assert count_macs(module, torch.zeros(1, frames, width)) == frames * gates * units * (width + units)
+
+
+def test_macs_of_a_3d_convolution() -> None:
+    module = nn.Sequential(nn.Conv3d(3, 8, (3, 5, 5), padding=(1, 2, 2)))
+    module.train()
+    assert count_macs(module, torch.zeros(2, 3, 4, 6, 6)) == 2 * 4 * 6 * 6 * 8 * 3 * 3 * 5 * 5
+    assert module.training
+
+
+def test_parameters_count_once_and_frozen_apart() -> None:
+    first, second = nn.Linear(3, 3, bias=False), nn.Linear(3, 2)
+    module = nn.ModuleList([first, first, second])
+    second.requires_grad_(False)
+    assert count_parameters(module) == (9 + 8, 9)
+
+
+def test_example_and_select_follow_the_spec() -> None:
+    spec = {
+        "rgb": InputSpec(4, (8, 6)),
+        "flow": InputSpec(5, (8, 6), modality="flow", mean=(0.5,), std=(1.0,)),
+    }
+    video = example_video(spec, 3)
+    assert {name: tuple(clip.shape) for name, clip in video.items()} == {
+        "rgb": (3, 3, 4, 8, 6),
+        "flow": (3, 2, 5, 8, 6),
+    }
+    assert select(video, slice(1))["flow"].shape[0] == 1
+
+
+def test_peak_memory_sees_what_was_freed() -> None:
+    with PeakMemory() as small:
+        pass
+    with PeakMemory() as large:
+        block = torch.ones(64, 1024, 1024)
+        del block
+    assert small.peak_bytes is not None
+    assert large.peak_bytes is not None
+    assert large.peak_bytes - small.peak_bytes > 200 * 2**20
+
+
+def test_sampled_memory_sees_it_too() -> None:
+    sampler = _Sampler()
+    block = torch.ones(64, 1024, 1024)
+    time.sleep(0.1)
+    with_block = sampler.stop()
+    del block
+    sampler = _Sampler()
+    without = sampler.stop()
+    assert with_block is not None
+    assert without is not None
+    assert with_block - without > 200 * 2**20
+
+
+def test_latency_times_the_pass() -> None:
+    class Sleeps(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.01)
+            return x
+
+    found = measure_latency(Sleeps(), torch.zeros(1, 2), batch=torch.zeros(4, 2), budget_s=0.05)
+    assert 10 <= found["p50_ms"] <= found["p95_ms"] < 200
+    assert 20 < found["clips_per_s"] <= 400
