@@ -93,9 +93,8 @@ def test_samplings_for_training_and_evaluation(class_folder):
 
 
 def test_a_modality_that_is_not_there(class_folder):
-    flow = InputSpec(3, (24, 24), mean=(0.5,), std=(0.5,), modality="flow")
-    with pytest.raises(ConfigError, match="has no 'flow'"):
-        VideoFolderDataModule(class_folder, spec={"rgb": SPEC, "flow": flow}).setup("fit")
+    with pytest.raises(ConfigError, match="has no 'depth'"):
+        VideoFolderDataModule(class_folder, spec={"rgb": SPEC, "depth": SPEC}).setup("fit")
     with pytest.raises(ConfigError, match="sampling has modalities"):
         VideoFolderDataModule(class_folder, spec=SPEC, train_sampling={"flow": Sampling()}).setup("fit")
 
