@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_har.modules.base import ActionRecognizer as ActionRecognizer
     from lightning_har.modules.cnn_rnn import CNNRNNModule as CNNRNNModule
     from lightning_har.modules.i3d import I3DModule as I3DModule
+    from lightning_har.modules.pretrained import load as load
     from lightning_har.modules.pytorchvideo import PyTorchVideoModule as PyTorchVideoModule
     from lightning_har.modules.s3d import S3DModule as S3DModule
     from lightning_har.modules.tsn import TSNModule as TSNModule
@@ -36,6 +37,7 @@ _HOME = {
     "TSNModule": "modules.tsn",
     "TwoStreamModule": "modules.two_stream",
     "VideoFolderDataModule": "data.folder",
+    "load": "modules.pretrained",
     "run": "run",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -28,6 +29,8 @@ from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from lightning_har.weights.card import Card
 
 IGNORE = -1
 """The label of a sample whose class is unknown; it counts in no loss and no metric."""
@@ -587,6 +590,60 @@ class ActionRecognizer(LightningModule):
             self.class_names = {h: tuple(n) for h, n in names.items()} if isinstance(names, dict) else tuple(names)
         if ours["eval_sampling"] is not None:
             self.eval_sampling = Sampling.from_dict(ours["eval_sampling"])
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        id_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        num_classes: NumClasses | None = None,
+        map_location: Any = None,
+    ) -> Self:
+        """A module from a checkpoint in safetensors: a folder, a name in the zoo, or "owner/name" on the hub.
+
+        See ``lightning_har.load``, which finds the class itself.
+        """
+        from lightning_har.modules import pretrained
+
+        module: Self = pretrained.load(  # type: ignore[assignment]
+            id_or_path,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            num_classes=num_classes,
+            map_location=map_location,
+            cls=cls,
+        )
+        return module
+
+    def save_pretrained(self, folder: str | Path, *, card: Card | None = None) -> Path:
+        """Write model.safetensors, config.json and README.md; see ``lightning_har.modules.pretrained.save``."""
+        from lightning_har.modules import pretrained
+
+        return pretrained.save(self, folder, card)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+        card: Card | None = None,
+    ) -> str:
+        """Save and publish; gives the commit. See ``lightning_har.modules.pretrained.push_to_hub``."""
+        from lightning_har.modules import pretrained
+
+        return pretrained.push_to_hub(
+            self, repo_id, private=private, commit_message=commit_message, token=token, card=card
+        )
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:

@@ -263,12 +263,12 @@ def _load_yaml(text: str, path: Path) -> Any:
         raise ConfigError(f"{path} is not YAML: {error}") from error
 
 
-def render(card: Card, *, use: str = "lightning_har.load") -> str:
+def render(card: Card, *, address: str | None = None) -> str:
     """README.md of a checkpoint: the head that the hub reads, and the text that people read.
 
     Args:
         card: The record. Its own digests name the other files; README.md cannot hold its own.
-        use: What to call to load it.
+        address: What to load it by; None takes its name.
     """
     import yaml
 
@@ -286,7 +286,7 @@ def render(card: Card, *, use: str = "lightning_har.load") -> str:
         head["model-index"] = [{"name": card.name, "results": [_index_entry(r) for r in card.results]}]
     head["lightning_har"] = card.to_dict()
     front = yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=110)
-    return f"---\n{front}---\n{_body(card, use)}"
+    return f"---\n{front}---\n{_body(card, address or card.name)}"
 
 
 def _license(card: Card) -> dict[str, str]:
@@ -308,14 +308,15 @@ def _index_entry(result: Result) -> dict[str, Any]:
     return entry
 
 
-def _body(card: Card, use: str) -> str:
+def _body(card: Card, address: str) -> str:
     parts = [f"# {card.name}", card.summary]
     if card.unverified:
         parts.append(
             "**Unverified.** The files this was converted from matched no pinned digest: nobody vouches that they "
             "are what they claim to be."
         )
-    parts.append(f'```python\nimport lightning_har\n\nmodule = {use}("{card.name}")  # a LightningModule, in eval mode\n```')
+    load = f'module = lightning_har.load("{address}")  # a LightningModule, in eval mode'
+    parts.append(f"```python\nimport lightning_har\n\n{load}\n```")
     parts += [_section("Intended use", card.intended_use), _section("Limitations", card.limitations)]
     parts += [_section("Privacy and surveillance", card.privacy), _section("Notes", card.notes)]
     if card.results:
@@ -324,7 +325,9 @@ def _body(card: Card, use: str) -> str:
             f"{'published, not measured here' if r.published else 'measured'} |"
             for r in card.results
         ]
-        parts.append("\n".join(["## Results\n", "| data | split | metric | value | whose |", "|---|---|---|---|---|", *rows]))
+        parts.append(
+            "\n".join(["## Results\n", "| data | split | metric | value | whose |", "|---|---|---|---|---|", *rows])
+        )
     known = {k: v for k, v in asdict(card.protocol).items() if v is not None}
     told = [f"- {key.replace('_', ' ')}: {value}" for key, value in known.items()] or ["Nothing was measured here yet."]
     parts.append("\n".join(["## Protocol\n", *told]))

@@ -83,7 +83,7 @@ def read_into(path: str | Path, places: Mapping[str, Place], targets: Mapping[st
             content = target if direct else torch.empty(place.shape, dtype=place.dtype)
             if content.numel() == 0:
                 continue
-            octets = memoryview(content.detach().reshape(-1).view(torch.uint8).numpy())
+            octets = memoryview(content.detach().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
             file.seek(place.start)
             done = 0
             while done < len(octets):
