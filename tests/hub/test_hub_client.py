@@ -1,0 +1,191 @@
+"""Publishing and downloading through huggingface_hub itself, against a server on loopback."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hub_models import clip, tiny
+
+import lightning_har as har
+from lightning_har.errors import WeightsError
+from lightning_har.weights.hub import WEIGHTS, Zoo, names
+
+
+def test_push_then_load(hub, checkpoint):
+    module = har.load(checkpoint)
+    commit = module.push_to_hub("me/pushed", private=True, commit_message="first", token=hub.token)
+    repo = hub.repos["me/pushed"]
+    assert repo.private
+    assert repo.commits[-1][0] == commit
+    assert set(repo.files) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
+    assert any(m == "PUT" and p.startswith("/lfs/") for m, p, _ in hub.log), "the weights went through LFS"
+    loaded = har.TSNModule.from_pretrained("me/pushed", token=hub.token)
+    assert type(loaded) is har.TSNModule
+    assert not loaded.training
+    assert torch.equal(loaded(clip()), module(clip()))
+    assert loaded.class_names == module.class_names
+    assert (loaded.spec, loaded.eval_sampling) == (module.spec, module.eval_sampling)
+    assert b'lightning_har.load("me/pushed")' in repo.files["README.md"]
+
+
+def test_a_private_repository_does_not_exist_for_others(hub, checkpoint):
+    tiny().push_to_hub("me/secret", private=True, token=hub.token)
+    with pytest.raises(WeightsError, match=r"no checkpoint 'me/secret', or it is private"):
+        har.load("me/secret")
+    with pytest.raises(WeightsError, match="'me/secret'") as refused:
+        har.load("me/secret", token="hf_wrongwrongwrong")
+    assert "hf_wrong" not in str(refused.value)
+
+
+def test_push_without_a_right_token_is_refused_and_does_not_tell_it(hub, caplog):
+    with caplog.at_level("DEBUG"), pytest.raises(WeightsError, match="cannot be published") as refused:
+        tiny().push_to_hub("me/x", token="hf_wrongwrongwrong")
+    assert "hf_wrong" not in str(refused.value) + repr(refused.value.__cause__) + caplog.text
+    assert "me/x" not in hub.repos
+
+
+def test_pinned_revision(hub, checkpoint, uploaded):
+    other = tiny()
+    torch.nn.init.zeros_(other.net.head.fc.weight)
+    second = other.push_to_hub("me/tsn-tiny", token=hub.token)
+    old, new = har.load("me/tsn-tiny", revision=uploaded), har.load("me/tsn-tiny")
+    assert torch.equal(old(clip()), tiny()(clip()))
+    assert torch.equal(new(clip()), other(clip()))
+    assert torch.equal(har.load("me/tsn-tiny", revision=second)(clip()), other(clip()))
+    with pytest.raises(WeightsError, match="no revision 'v9'"):
+        har.load("me/tsn-tiny", revision="v9")
+
+
+def test_cached_checkpoints_need_no_network(hub, uploaded):
+    har.load("me/tsn-tiny")
+    asked = len(hub.log)
+    har.load("me/tsn-tiny", local_files_only=True)
+    har.load("me/tsn-tiny", revision=uploaded, local_files_only=True)
+    assert len(hub.log) == asked
+    hub.close()
+    har.load("me/tsn-tiny", local_files_only=True)
+    with pytest.raises(WeightsError, match=r"not in the cache.*LIGHTNING_HAR_ZOO"):
+        har.load("me/never-seen", local_files_only=True)
+
+
+def test_listing_and_nearest_names(hub, checkpoint, uploaded):
+    assert names(Zoo(None, "me")) == ["tsn-tiny"]
+    with pytest.raises(WeightsError, match="Nearest: tsn-tiny"):
+        har.modules.pretrained.load("tsn-tinny", zoo=Zoo(None, "me"))
+    with pytest.raises(WeightsError, match=r"Nearest: .*tsn-resnet50-kinetics400"):
+        har.load("tsn-resnet-kinetics400")
+
+
+def test_a_repository_of_something_else(hub):
+    hub.commit("me/other", {"pytorch_model.bin": b"\x80\x04" + bytes(9000), "config.json": b"{}"})
+    with pytest.raises(WeightsError, match=r"no model\.safetensors.*Only safetensors are read"):
+        har.load("me/other")
+    assert not [path for _, path, _ in hub.log if path.endswith(".bin")], "the pickle is not even fetched"
+
+
+def test_one_flipped_byte_is_fetched_again(hub, uploaded, caplog):
+    hub.faults = [("flip", 5000)]
+    module = har.load("me/tsn-tiny")
+    assert torch.equal(module(clip()), tiny()(clip()))
+    assert "try 1 of 2" in caplog.text
+
+
+def test_two_flipped_downloads_are_refused_and_leave_nothing(hub, uploaded, tmp_path):
+    hub.faults = [("flip", 5000), ("flip", 6000), None]
+    with pytest.raises(WeightsError, match=r"refused: model\.safetensors: .*removed from the cache"):
+        har.load("me/tsn-tiny")
+    good = hub.repos["me/tsn-tiny"].files[WEIGHTS]
+    kept = [p for p in (tmp_path / "hf").rglob("*") if p.is_file() and p.stat().st_size == len(good)]
+    assert not kept
+    with pytest.raises(WeightsError):
+        har.load("me/tsn-tiny", local_files_only=True)
+    assert torch.equal(har.load("me/tsn-tiny")(clip()), tiny()(clip()))
+
+
+def test_a_byte_that_flips_in_the_cache_later(hub, uploaded, tmp_path):
+    har.load("me/tsn-tiny")
+    blob = next(tmp_path.rglob(f"snapshots/*/{WEIGHTS}")).resolve()
+    content = bytearray(blob.read_bytes())
+    content[-7] ^= 4
+    blob.chmod(0o644)
+    blob.write_bytes(content)
+    with pytest.raises(WeightsError, match="refused"):
+        har.load("me/tsn-tiny", local_files_only=True)
+    assert torch.equal(har.load("me/tsn-tiny")(clip()), tiny()(clip()))
+
+
+def test_config_and_card_are_digested_too(hub, checkpoint):
+    files = {p.name: p.read_bytes() for p in checkpoint.iterdir()}
+    files["config.json"] = files["config.json"].replace(b'"dropout": 0.5', b'"dropout": 0.6')
+    hub.commit("me/altered", files)
+    with pytest.raises(WeightsError, match=r"config\.json: README\.md promises"):
+        har.load("me/altered")
+
+
+def test_a_connection_that_breaks_is_resumed(hub, uploaded, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 4096)  # what it keeps of a broken answer
+    hub.faults = [("cut", 0.5), ("cut", 0.9)]
+    assert torch.equal(har.load("me/tsn-tiny")(clip()), tiny()(clip()))
+    ranges = [r for m, p, r in hub.log if m == "GET" and p.startswith("/cdn/")]
+    size = len(hub.repos["me/tsn-tiny"].files[WEIGHTS])
+    assert ranges[0] is None
+    resumed = [int(r.removeprefix("bytes=").removesuffix("-")) for r in ranges[1:]]
+    assert [size // 2 // 4096, int(size * 0.9) // 4096] == [at // 4096 for at in resumed]
+
+
+LOADER = """
+import os, sys
+import huggingface_hub.constants as constants
+constants.DOWNLOAD_CHUNK_SIZE = 16384
+from lightning_har.weights.hub import resolve, remembered_digests
+print(remembered_digests(resolve("me/tsn-tiny", cache_dir=sys.argv[1]) / "model.safetensors").sha256)
+"""
+
+
+def start(tmp_path, hub):
+    env = {**os.environ, "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
+    arguments = [sys.executable, "-c", textwrap.dedent(LOADER), str(tmp_path / "cache")]
+    return subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out.strip()
+
+
+@pytest.fixture
+def sha256(hub, uploaded):
+    import hashlib
+
+    return hashlib.sha256(hub.repos["me/tsn-tiny"].files[WEIGHTS]).hexdigest()
+
+
+def test_killed_downloads_end_identical(hub, sha256, tmp_path):
+    size = len(hub.repos["me/tsn-tiny"].files[WEIGHTS])
+    for share in (0.1, 0.5, 0.99):
+        hub.faults = [("slow", 0.05)] * 3  # a block of 65536 bytes each, so that there is time to be killed
+        process = start(tmp_path, hub)
+        deadline = time.time() + 60
+        while time.time() < deadline and process.poll() is None:
+            parts = [p.stat().st_size for p in (tmp_path / "cache").rglob("*.incomplete")]
+            if parts and max(parts) >= min(size * share, size - 16384 * 2):
+                break
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, f"it was over before {share:.0%}"
+    hub.faults = []
+    assert finish(start(tmp_path, hub)) == sha256
+
+
+def test_two_processes_at_once(hub, sha256, tmp_path):
+    hub.faults = [("slow", 0.02)] * 4
+    assert {finish(p) for p in [start(tmp_path, hub), start(tmp_path, hub)]} == {sha256}
+    assert len(list(Path(tmp_path / "cache").rglob(f"snapshots/*/{WEIGHTS}"))) == 1
