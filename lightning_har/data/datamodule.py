@@ -15,6 +15,7 @@ from lightning_har._lightning import LightningDataModule
 from lightning_har.data.counts import count_frames
 from lightning_har.data.dataset import ActionDataset, ActionLoader, Collate, EpochSampler, OnError, Opener
 from lightning_har.data.decode import Decoder, FrameSource, open_video
+from lightning_har.data.frames import FrameFolder
 from lightning_har.data.manifest import Manifest, Record, check_manifests, split_by_group
 from lightning_har.errors import ConfigError, DataError
 from lightning_har.spec import InputSpec, Sampling
@@ -39,6 +40,8 @@ class ActionDataModule(LightningDataModule):
         num_workers: Processes that read; None takes one per core up to 8, and none for a handful of videos.
         on_error: "raise" stops at a video that cannot be read; "skip" leaves it out and reports it in the batch.
         decoder: "pyav", or "torchcodec" where installed.
+        flow_root: Folder of stored flow (``lightning-har data flow``), for networks that take flow. Frame folders
+            may hold their flow pictures themselves.
         val_fraction: Share of the training data that becomes the validation split where none is given.
         seed: Of splits, order and augmentation.
     """
@@ -53,6 +56,7 @@ class ActionDataModule(LightningDataModule):
         num_workers: int | None = None,
         on_error: OnError = "raise",
         decoder: Decoder = "pyav",
+        flow_root: str | Path | None = None,
         val_fraction: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -70,6 +74,7 @@ class ActionDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.on_error: OnError = on_error
         self.decoder: Decoder = decoder
+        self.flow_root = None if flow_root is None else Path(flow_root)
         self.val_fraction = val_fraction
         self.seed = seed
         self._manifests: dict[str, Manifest] | None = None
@@ -83,14 +88,16 @@ class ActionDataModule(LightningDataModule):
         raise NotImplementedError(f"{type(self).__name__} must override load_manifests")
 
     def opener(self, manifest: Manifest, modality: str) -> Opener:
-        """What opens a record's frames in a modality; it must pickle. A data set with stored flow overrides it.
+        """What opens a record's frames in a modality; it must pickle. A data set with frames of its own overrides it.
 
         Raises:
             ConfigError: A modality that the data set does not have.
         """
-        if modality != "rgb":
-            raise ConfigError(f"{type(self).__name__} has no {modality!r}, only 'rgb'; override opener() to read it")
-        return partial(_open_file, manifest.root, self.decoder)
+        if modality == "rgb":
+            return partial(_open_file, manifest.root, self.decoder)
+        if modality == "flow":
+            return partial(_open_flow, manifest.root, self.flow_root)
+        raise ConfigError(f"{type(self).__name__} has no {modality!r}, only 'rgb' and 'flow'; override opener()")
 
     @property
     def manifests(self) -> dict[str, Manifest]:
@@ -222,4 +229,18 @@ class ActionDataModule(LightningDataModule):
 
 
 def _open_file(root: Path, decoder: Decoder, record: Record, threads: int) -> FrameSource:
-    return open_video(root / record.path, decoder, threads)
+    path = root / record.path
+    return FrameFolder(path) if path.is_dir() else open_video(path, decoder, threads)
+
+
+def _open_flow(root: Path, flow_root: Path | None, record: Record, threads: int) -> FrameSource:
+    from lightning_har.data.flow import flow_file, open_flow
+
+    if flow_root is not None:
+        return open_flow(flow_file(flow_root, record))
+    if (root / record.path).is_dir():
+        return open_flow(root / record.path)
+    raise ConfigError(
+        "flow is wanted, but flow_root is not set. Compute it once, lightning-har data flow DATA --out DIR, and pass "
+        "flow_root=DIR to the data module"
+    )
