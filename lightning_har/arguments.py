@@ -113,7 +113,9 @@ def parse(
     fixed = {name: module_keywords.pop(name) for name in ("num_classes",) if name in module_keywords}
     objects = {name: trainer[name] for name in _OURS if name in trainer}
 
-    parser = ArgumentParser(prog=f"lightning run {recipe}.py", exit_on_error=False, description=f"Recipe {recipe}.")
+    parser = ArgumentParser(
+        prog=f"lightning run {recipe}.py", exit_on_error=False, allow_abbrev=False, description=f"Recipe {recipe}."
+    )
     parser.add_argument("--config", action=ActionConfigFile, help="repeat a run from its config.yaml")
     parser.add_argument("--out", type=str, metavar="DIR", help="folder of the run (default: runs/RECIPE/TIME)")
     parser.add_argument("--smoke", action="store_true", help="a couple of steps on tiny fake data, in seconds")

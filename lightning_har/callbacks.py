@@ -39,6 +39,10 @@ class DataClock(Callback):  # type: ignore[misc]
         lap, self._mark = now - self._mark, now
         return lap
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Start the clock here too: an epoch that is resumed in its middle has no start."""
+        self._lap()
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Start the epoch's clock."""
         self.waited_s = self.trained_s = 0.0
@@ -81,6 +85,8 @@ class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Keep the rows of the epochs before this one."""
+        # An epoch that is resumed in its middle has no start.
+        self.on_train_epoch_start(trainer, pl_module)
         if self.path.is_file():
             with self.path.open(newline="") as file:
                 self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]

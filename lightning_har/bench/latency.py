@@ -25,7 +25,7 @@ def measure_latency(module: nn.Module, video: Video, *, batch: Video | None = No
     """Time forward passes on the module's own device.
 
     A pass covers the copy to the device, scaling, normalisation and the network; one pass before each series
-    warms up. At least 3 passes are timed, then as many as fit the budget, at most 200.
+    warms up. At least 3 passes are timed, then as many as fit the budget, at most 50.
 
     Args:
         module: Run in eval mode, without a graph.
@@ -54,7 +54,7 @@ def _times(module: nn.Module, video: Video, budget_s: float) -> list[float]:
     module(move(video, device))
     synchronize()
     started = time.perf_counter()
-    while len(times) < 3 or (len(times) < 200 and time.perf_counter() - started < budget_s):
+    while len(times) < 3 or (len(times) < 50 and time.perf_counter() - started < budget_s):
         begin = time.perf_counter()
         module(move(video, device))
         synchronize()

@@ -1,0 +1,259 @@
+import csv
+import json
+import math
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lightning_har._lightning import Callback
+from lightning_har.bench.predictions import Predictions
+from lightning_har.cli.predict import load_model
+from lightning_har.data.folder import VideoFolderDataModule
+from lightning_har.data.synthetic import SyntheticActionsDataModule, generate
+from lightning_har.errors import ConfigError, DecodeError, HarError, WeightsError
+from lightning_har.modules.cnn_rnn import CNNRNNModule
+from lightning_har.run import run
+
+ROOT = Path(__file__).resolve().parents[1]
+WRITTEN = {
+    "config.yaml",
+    "metrics.csv",
+    "best.ckpt",
+    "last.ckpt",
+    "report.json",
+    "predictions.csv",
+    "confusion_matrix.png",
+    "curves.png",
+    "classification_report.csv",
+}
+SMALL = {"backbone": "mobilenetv2_035", "pretrained": False, "num_frames": 2, "input_size": 32, "hidden": 8}
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return generate(tmp_path_factory.mktemp("clips"), clips_per_class=(2, 1, 1), size=32)
+
+
+@pytest.fixture
+def call(clips: Path, tmp_path: Path) -> Any:
+    module = partial(CNNRNNModule, **SMALL)
+    data = partial(VideoFolderDataModule, root=str(clips), batch_size=6, num_workers=0)
+
+    def call(*argv: str, out: str = "run", **kwargs: Any) -> Any:
+        arguments: dict[str, Any] = {"trainer": {"max_epochs": 2, "num_sanity_val_steps": 0}, **kwargs}
+        place = [] if out == "" else ["--out", str(tmp_path / out)]
+        return run(module, data, name="tiny", argv=[*place, *argv], **arguments)
+
+    return call
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_run_writes_what_it_promises(call: Any, tmp_path: Path) -> None:
+    def extra(said: Predictions) -> dict[str, float]:
+        return {"wave_top1": said.top1_within(["wave"])}
+
+    reports = call("--seed", "3", extra_metrics=extra)
+    folder = tmp_path / "run"
+    assert {path.name for path in folder.iterdir()} == WRITTEN
+    report = json.loads((folder / "report.json").read_text())
+    assert report == json.loads(json.dumps(reports["tiny"]))
+    assert set(report) == {
+        "schema_version", "recipe", "commit", "versions", "hardware", "seed", "protocol", "files", "metrics", "cost",
+        "memory", "latency", "runs",
+    }  # fmt: skip
+    assert set(report["protocol"]) == {"data", "split", "file_list_sha256", "sampling", "views", "crop"}
+    assert (report["recipe"], report["seed"], report["files"]) == ("tiny", 3, {"scored": 12, "skipped": 0})
+    assert report["runs"] == [{key: value for key, value in report.items() if key != "runs"}]
+    assert report["cost"]["checkpoint_bytes"] == (folder / "best.ckpt").stat().st_size
+    assert report["cost"]["parameters"] == report["cost"]["trainable_parameters"] + frozen_parameters(folder)
+    assert report["memory"]["train_peak_bytes"] > 10 * 2**20
+
+    said = rows(folder / "predictions.csv")
+    right = sum(row["label"] == row["predicted"] for row in said)
+    video = report["metrics"]["test"]["action"]["video"]
+    assert video["top1"] == pytest.approx(right / 12)
+    assert video["wave_top1"] in (0.0, 1.0)
+    assert set(report["metrics"]["test"]["action"]["clip"]) >= {"top1", "top5", "precision_macro", "f1_macro"}
+    epochs = rows(folder / "metrics.csv")
+    assert [row["epoch"] for row in epochs] == ["0", "1"]
+    best = torch.load(folder / "best.ckpt", weights_only=True)["epoch"]
+    assert report["metrics"]["val"]["action"]["video"]["top1"] == float(epochs[best]["val_top1"])
+
+
+def frozen_parameters(folder: Path) -> int:
+    module = load_model(str(folder))
+    assert module.class_names is not None
+    assert len(module.class_names) == 12
+    assert module.eval_sampling is not None
+    return sum(p.numel() for p in module.parameters() if not p.requires_grad)
+
+
+def test_config_repeats_the_run(call: Any, tmp_path: Path) -> None:
+    first = call("--module.lr", "0.01", "--data.eval_sampling.num_clips", "2", "--seed", "5", out="a")["tiny"]
+    config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    assert config["module"]["lr"] == 0.01
+    assert config["seed"] == 5
+    again = call("--config", str(tmp_path / "a" / "config.yaml"), out="b")["tiny"]
+    assert again["metrics"] == first["metrics"]
+    assert again["protocol"] == first["protocol"]
+    assert first["protocol"]["views"] == 2
+    assert (tmp_path / "b" / "config.yaml").read_text() == (tmp_path / "a" / "config.yaml").read_text()
+
+
+def test_variants_differ_as_told(call: Any, tmp_path: Path) -> None:
+    variants = {"avg": {"module.temporal": "avg"}, "gru": {"module.temporal": "gru"}}
+    reports = call("--trainer.max_epochs", "1", variants=variants)
+    assert list(reports) == ["avg", "gru"]
+    assert reports["gru"]["cost"]["parameters"] > reports["avg"]["cost"]["parameters"]
+    assert {path.name for path in (tmp_path / "run" / "gru").iterdir()} == WRITTEN
+    only = call("--trainer.max_epochs", "1", "--variant", "gru", out="only", variants=variants)
+    assert list(only) == ["gru"]
+    assert not (tmp_path / "only" / "avg").exists()
+    with pytest.raises(ConfigError, match="avg, gru"):
+        call("--variant", "lstm", out="none", variants=variants)
+
+
+class Interrupt(Callback):  # type: ignore[misc]
+    """Presses Ctrl-C."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_goes_on(call: Any, tmp_path: Path) -> None:
+    # 24 clips in batches of 6: step 6 is in the middle of the second epoch
+    trainer = {"max_epochs": 3, "num_sanity_val_steps": 0, "callbacks": [Interrupt(6)]}
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        call("--module.lr", "0.002", "--trainer.max_epochs", "3", trainer=trainer)
+    folder = tmp_path / "run"
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 6
+    assert not (folder / "report.json").exists()
+    call("--resume", str(folder), out="")
+    found = rows(folder / "metrics.csv")
+    assert [row["epoch"] for row in found] == ["0", "1", "2"]
+    assert found[-1]["step"] == "12"
+    assert all(float(row["seconds"]) < 60 for row in found)
+    assert {float(row["lr"]) for row in found} == {0.002}  # the stopped run's arguments, not the recipe's
+    assert (folder / "report.json").exists()
+
+
+def test_resuming_fetches_no_weights(call: Any, tmp_path: Path) -> None:
+    call("--trainer.max_epochs", "1")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("pretrained: false", "pretrained: /not/there.safetensors"))
+    report = call("--resume", str(tmp_path / "run"), "--trainer.max_epochs", "2", out="")["tiny"]
+    assert len(rows(tmp_path / "run" / "metrics.csv")) == 2
+    assert report["files"]["scored"] == 12
+
+
+@pytest.mark.parametrize(
+    ("resume", "message"),
+    [("nowhere", "does not exist"), ("empty", "no last.ckpt"), ("empty/best.ckpt", "weights only")],
+)
+def test_what_cannot_be_resumed(call: Any, tmp_path: Path, resume: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "best.ckpt").write_bytes(b"")
+    if resume == "empty":
+        (tmp_path / "empty" / "best.ckpt").unlink()
+    with pytest.raises(ConfigError, match=message):
+        call("--resume", str(tmp_path / resume), out="")
+
+
+def test_nan_stops_the_run_and_names_the_files(call: Any, tmp_path: Path) -> None:
+    with pytest.raises(HarError, match=r"the loss is (nan|inf).*\.mp4") as error:
+        call("--module.optimizer", "sgd", "--module.lr", "1e30")
+    assert str(error.value).count(".mp4") == 6
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_weights_fail_before_data_is_touched(tmp_path: Path) -> None:
+    module = partial(CNNRNNModule, **(SMALL | {"pretrained": str(tmp_path / "none.safetensors")}))
+    data = partial(SyntheticActionsDataModule, root=str(tmp_path / "data"))
+    with pytest.raises(WeightsError, match=r"none\.safetensors"):
+        run(module, data, name="tiny", argv=["--out", str(tmp_path / "run")])
+    assert not (tmp_path / "data").exists()
+
+
+def test_unreadable_test_videos_are_counted(clips: Path, tmp_path: Path, call: Any) -> None:
+    lines = clips.read_text().splitlines()
+    broken = next(i for i, line in enumerate(lines) if ",test" in line and "sit_down" in line)
+    columns = lines[0].split(",")
+    values = lines[broken].split(",")
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"")
+    values[columns.index("path")] = "bad.mp4"
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for folder in ("train", "val", "test"):
+        (copy / folder).symlink_to(clips.parent / folder)
+    bad.rename(copy / "bad.mp4")
+    (copy / "manifest.csv").write_text("\n".join([*lines[:broken], ",".join(values), *lines[broken + 1 :]]))
+    arguments = ("--data.root", str(copy / "manifest.csv"), "--trainer.max_epochs", "1")
+    report = call(*arguments, "--data.on_error", "skip")["tiny"]
+    assert report["files"] == {"scored": 11, "skipped": 1}
+    errors = [row for row in rows(tmp_path / "run" / "predictions.csv") if row["error"]]
+    assert [row["path"].endswith("bad.mp4") for row in errors] == [True]
+    with pytest.raises(DecodeError, match=r"bad\.mp4"):
+        call(*arguments, out="strict")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--module.tempral", "gru"], "did you mean --module.temporal"),
+        (["--module.lr", "fast"], "module.lr"),
+        (["--trainer.max_epoch", "1"], "did you mean --trainer.max_epochs"),
+        (["--config", "/not/there.yaml"], "there.yaml"),
+    ],
+)
+def test_wrong_arguments_are_named(call: Any, argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        call(*argv)
+    assert len(str(error.value).splitlines()) <= 3
+
+
+def test_a_recipe_that_names_an_unknown_argument(clips: Path) -> None:
+    data = partial(VideoFolderDataModule, root=str(clips))
+    with pytest.raises(ConfigError, match=r"hiden.*module\.hidden"):
+        run(partial(CNNRNNModule, hiden=3), data, name="tiny", argv=[])
+    with pytest.raises(ConfigError, match="positional"):
+        run(partial(CNNRNNModule, 12), data, name="tiny", argv=[])
+
+
+def test_a_run_is_not_written_over(call: Any, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "report.json").write_text("{}")
+    with pytest.raises(ConfigError, match="already holds a run"):
+        call()
+    assert (tmp_path / "run" / "report.json").read_text() == "{}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", sorted(p.name for p in (ROOT / "recipes").glob("*.py")))
+def test_every_recipe_has_a_smoke_run(recipe: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "lightning_har.cli.lightning", "run", str(ROOT / "recipes" / recipe)]
+    done = subprocess.run(
+        [*command, "--smoke", "--out", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    found = list((tmp_path / "out").rglob("report.json"))
+    assert found
+    for path in found:
+        report = json.loads(path.read_text())
+        assert report["files"]["scored"] > 0
+        assert math.isfinite(report["latency"]["p50_ms"])
