@@ -1,7 +1,8 @@
 """I3D Inception-v1: padding inside the layers against an explicit F.pad before every layer.
 
-The models run in turns, in one process, on the same weights and clip; the ratio of medians is what counts, since
-absolute times vary from machine to machine. A third row pads explicitly but rectifies in place, as the library
+The models run in turns, in one process, on the same weights and clip. What counts is the ratio within a turn (its
+median over turns): absolute times vary from machine to machine, and on a busy one from turn to turn. The load of the
+machine is written beside them; above the thread count, the other processes on it are being measured too. A third row pads explicitly but rectifies in place, as the library
 does: it tells how much of the difference is padding alone.
 
     python benchmarks/i3d_padding.py [--frames 64] [--size 224] [--repeats 7] [--threads 2]
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import statistics
 import time
 from pathlib import Path
@@ -58,7 +60,7 @@ def main() -> None:
         for name in names[turn % 3 :] + names[: turn % 3]:
             times[name].append(seconds(models[name], clip))
 
-    base = statistics.median(times["lightning_har I3D"])
+    ours_s = times["lightning_har I3D"]
     rows = []
     for name, values in times.items():
         rows.append(
@@ -68,9 +70,11 @@ def main() -> None:
                 "median_s": round(statistics.median(values), 4),
                 "min_s": round(min(values), 4),
                 "max_s": round(max(values), 4),
-                "ours_over_this": round(base / statistics.median(values), 4),
+                "ours_over_this": round(statistics.median(a / b for a, b in zip(ours_s, values, strict=True)), 4),
+                "ours_over_this_by_min": round(min(ours_s) / min(values), 4),
                 "max_abs_logit_difference": f"{(outputs[name] - outputs['lightning_har I3D']).abs().max().item():.1e}",
                 "repeats": args.repeats,
+                "load_1m": round(os.getloadavg()[0], 2),
                 "torch": torch.__version__,
                 "commit": commit(),
                 **hardware(),
