@@ -2,8 +2,10 @@
 
 The models run in turns, in one process, on the same weights and clip. What counts is the ratio within a turn (its
 median over turns): absolute times vary from machine to machine, and on a busy one from turn to turn. The load of the
-machine is written beside them; above the thread count, the other processes on it are being measured too. A third row pads explicitly but rectifies in place, as the library
-does: it tells how much of the difference is padding alone.
+machine is written beside them; above the thread count, the other processes on it are being measured too.
+
+A third row pads explicitly but rectifies in place, as the library does: it tells how much of the difference is padding
+alone.
 
     python benchmarks/i3d_padding.py [--frames 64] [--size 224] [--repeats 7] [--threads 2]
 """

@@ -268,7 +268,9 @@ class S3D(nn.Module):
 
     "v3_top_heavy" has temporal convolutions only after layer 9, counting table 1's seven rows before the Inception
     blocks and then each block as a layer: of 18 layers the first 9 are 2D, up to Mixed_5c. Their strides and max
-    pools keep time, so that the shapes stay those of the table.
+    pools keep time, so that the shapes stay those of the table. The study speaks of about half the parameters; so
+    read, the count falls by 1 % only (31.4 to 31.1 million), the multiply-adds by 30 %: most parameters lie in the
+    upper half, and Inception-v3 without any temporal layer has 21.8 million.
 
     Args:
         variant: "v1", "v3" or "v3_top_heavy".

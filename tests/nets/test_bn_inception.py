@@ -76,6 +76,19 @@ def test_published_names_and_shapes(net):
         BNInception(5).load_state_dict(from_published({**state, "inception_9z.weight": torch.zeros(1)}))
 
 
+@pytest.mark.parametrize("channels", [3, 2])
+def test_published_file_loads_by_path(net, tmp_path, channels):
+    path = tmp_path / "bn_inception.pth"
+    torch.save(published_layout(net), path)
+    loaded = bn_inception(pretrained=str(path), in_channels=channels).eval()
+    images = wave(1, 3, 64, 64)
+    if channels == 3:
+        with torch.no_grad():
+            torch.testing.assert_close(loaded.forward_map(images), net.forward_features(images))
+    first = loaded.net.conv1_7x7_s2.weight
+    torch.testing.assert_close(first.sum(1), net.conv1_7x7_s2.weight.sum(1))
+
+
 def test_as_a_backbone():
     backbone = build_backbone("bn_inception", pretrained=False, in_channels=10).eval()
     assert backbone.num_features == 1024
