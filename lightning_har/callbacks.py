@@ -186,7 +186,7 @@ class RunProgress(Callback):  # type: ignore[misc]
         total = batches * epochs if epochs and epochs > 0 and math.isfinite(batches) else None
         self._start(trainer, "training", total)
         if self._bar is not None and math.isfinite(batches):
-            self._bar.advance(self._task, trainer.current_epoch * batches)
+            self._bar.advance(self._task, trainer.fit_loop.total_batch_idx + 1)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Name the epoch."""
