@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any
 from lightning_har._version import __version__
 
 if TYPE_CHECKING:
+    from lightning_har.data.epic_kitchens import EpicKitchensDataModule as EpicKitchensDataModule
+    from lightning_har.data.features import FeatureDataModule as FeatureDataModule
     from lightning_har.data.folder import VideoFolderDataModule as VideoFolderDataModule
+    from lightning_har.data.hmdb51 import HMDB51DataModule as HMDB51DataModule
+    from lightning_har.data.kinetics import KineticsDataModule as KineticsDataModule
+    from lightning_har.data.msr_daily import MSRDailyActivityDataModule as MSRDailyActivityDataModule
     from lightning_har.data.synthetic import SyntheticActionsDataModule as SyntheticActionsDataModule
+    from lightning_har.data.ucf101 import UCF101DataModule as UCF101DataModule
     from lightning_har.modules.base import ActionRecognizer as ActionRecognizer
     from lightning_har.modules.cnn_rnn import CNNRNNModule as CNNRNNModule
     from lightning_har.modules.i3d import I3DModule as I3DModule
@@ -28,14 +34,20 @@ if TYPE_CHECKING:
 _HOME = {
     "ActionRecognizer": "modules.base",
     "CNNRNNModule": "modules.cnn_rnn",
+    "EpicKitchensDataModule": "data.epic_kitchens",
+    "FeatureDataModule": "data.features",
+    "HMDB51DataModule": "data.hmdb51",
     "I3DModule": "modules.i3d",
     "InputSpec": "spec",
+    "KineticsDataModule": "data.kinetics",
+    "MSRDailyActivityDataModule": "data.msr_daily",
     "PyTorchVideoModule": "modules.pytorchvideo",
     "S3DModule": "modules.s3d",
     "Sampling": "spec",
     "SyntheticActionsDataModule": "data.synthetic",
     "TSNModule": "modules.tsn",
     "TwoStreamModule": "modules.two_stream",
+    "UCF101DataModule": "data.ucf101",
     "VideoFolderDataModule": "data.folder",
     "load": "modules.pretrained",
     "run": "run",

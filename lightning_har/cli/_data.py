@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 DATASETS = {
     "ucf101": "ucf101:UCF101DataModule",
+    "hmdb51": "hmdb51:HMDB51DataModule",
+    "kinetics": "kinetics:KineticsDataModule",
+    "epic_kitchens": "epic_kitchens:EpicKitchensDataModule",
+    "msr_daily": "msr_daily:MSRDailyActivityDataModule",
 }
 """The official data sets: name to module and class in ``lightning_har.data``."""
 

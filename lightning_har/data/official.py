@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from lightning_har.data.manifest import Manifest, raise_if
 from lightning_har.errors import DataError
@@ -131,3 +135,40 @@ def require_files(manifest: Manifest, source: Source, split: str) -> None:
             f"{len(missing)} of the {len({r.path for r in manifest})} videos of the {split} list are not in "
             f"{manifest.root.absolute()}: {shown}"
         )
+
+
+class Coverage(TypedDict):
+    """Clips of an official list, and those of them that are on disk."""
+
+    listed: int
+    on_disk: int
+
+
+def keep_present(found: Mapping[str, Manifest], source: Source) -> tuple[dict[str, Manifest], dict[str, Coverage]]:
+    """Of data sets that hardly anyone has whole: what is on disk, and how much of the list that is; printed too.
+
+    Raises:
+        DataError: A list has no video on disk at all.
+    """
+    kept, coverage = {}, {}
+    for split, manifest in found.items():
+        missing = set(manifest.missing_files())
+        kept[split] = manifest.with_records(r for r in manifest if r.path not in missing)
+        if not len(kept[split]):
+            raise source.absent(
+                f"none of the {len(manifest)} clips of the {split} list is in {manifest.root.absolute()}."
+            )
+        coverage[split] = Coverage(listed=len(manifest), on_disk=len(kept[split]))
+    report_coverage(source.title, coverage)
+    return kept, coverage
+
+
+def report_coverage(title: str, coverage: Mapping[str, Coverage]) -> None:
+    """Print, once over all ranks, how much of each list is on disk."""
+    if int(os.environ.get("LOCAL_RANK", 0)):
+        return
+    parts = [
+        f"{split} {c['on_disk']:,} of {c['listed']:,} ({100 * c['on_disk'] / c['listed']:.1f} %)"
+        for split, c in coverage.items()
+    ]
+    print(f"{title}: on disk are {', '.join(parts)}", file=sys.stderr)  # noqa: T201
