@@ -25,6 +25,7 @@ COMMANDS = {
     "run": "train, test and report: run a recipe",
     "predict": "name the action in video files",
     "extract": "compute and keep the features of frames",
+    "zoo": "checkpoints: list, download, verify, convert, build, publish",
 }
 """Every command with its line of help. A command's own file is imported only when it is called."""
 

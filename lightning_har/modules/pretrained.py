@@ -62,6 +62,7 @@ def save(module: ActionRecognizer, folder: str | Path, card: Card | None = None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         save_safetensors(module.net.state_dict(), folder / WEIGHTS, {"format": "pt"})
+        (folder / WEIGHTS).chmod(0o666 & ~_umask())  # safetensors writes for its owner alone
         config["sha256"] = {WEIGHTS: digests(folder / WEIGHTS).sha256}
         _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         card = card or Card(name=_card_name(folder.resolve().name))
@@ -174,6 +175,12 @@ def push_to_hub(
 def _card_name(text: str) -> str:
     kept = "".join(c if c.isalnum() or c in "._-" else "-" for c in text).strip("._-")
     return kept or "checkpoint"
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _write(path: Path, text: str) -> None:

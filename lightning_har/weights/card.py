@@ -96,11 +96,12 @@ class Upstream:
     @property
     def pin(self) -> str:
         """The digest in words."""
-        if self.sha256:
-            return f"SHA-256 {self.sha256}"
-        if self.git_blob_sha1:
-            return f"git blob SHA-1 {self.git_blob_sha1}"
-        return f"SHA-256 beginning with {self.sha256_prefix} (a weak pin)" if self.sha256_prefix else "not pinned"
+        weak = f"SHA-256 beginning with {self.sha256_prefix} (a weak pin)" if self.sha256_prefix else None
+        known = (
+            self.git_blob_sha1 and f"git blob SHA-1 {self.git_blob_sha1}",
+            f"SHA-256 {self.sha256}" if self.sha256 else weak,
+        )
+        return ", ".join(filter(None, known)) or "not pinned"
 
 
 @dataclass(frozen=True)

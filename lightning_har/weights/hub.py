@@ -94,8 +94,9 @@ def cards_folder() -> Path | None:
         return checkout
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(LIBRARY) or ():
-            if file.parts[-3:-1] == (LIBRARY, "cards") and file.suffix == ".yaml":
-                return Path(str(file.locate())).resolve().parent
+            place = Path(str(file.locate())).resolve()
+            if file.parts[-3:-1] == (LIBRARY, "cards") and place.is_file():
+                return place.parent
     return None
 
 
@@ -104,6 +105,23 @@ def find_card(name: str) -> Card | None:
     folder = cards_folder()
     path = folder / f"{name}.yaml" if folder and re.fullmatch(r"[\w.-]+", name) else None
     return read_card(path) if path and path.is_file() else None
+
+
+def fetch_card(name: str, zoo: Zoo, token: str | None = None) -> Card:
+    """The card of a checkpoint on the hub; its weights are not fetched.
+
+    Raises:
+        WeightsError: There is no such repository, or it has no README.md.
+        ConfigError: Its README.md is not of this library.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repository = zoo.repository(name)
+    try:
+        path = hf_hub_download(repository, README, endpoint=endpoint(), token=token, library_name=LIBRARY)
+    except Exception as error:  # the client's own errors differ by version and transport
+        raise _refusal(error, name, repository, zoo, None, token) from error
+    return read_card(path)
 
 
 def names(zoo: Zoo, token: str | None = None) -> list[str]:

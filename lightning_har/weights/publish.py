@@ -11,6 +11,7 @@ from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.weights.card import LIBRARY, Card, read_card, render
 from lightning_har.weights.hub import (
+    CONFIG,
     FILES,
     NAMESPACE,
     PICKLES,
@@ -130,18 +131,49 @@ def to_folder(folder: str | Path, zoo: str | Path, name: str) -> Path:
         WeightsError: The folder must not be published, or the zoo cannot be written.
     """
     check_publishable(folder)
-    place = Path(zoo) / name
+    return copy_checkpoint(folder, Path(zoo) / name)
+
+
+def copy_checkpoint(folder: str | Path, place: str | Path) -> Path:
+    """Copy a checkpoint, all of it or nothing; links of the hub's cache become files.
+
+    Args:
+        folder: The checkpoint.
+        place: Its new folder; a checkpoint there is replaced.
+
+    Returns:
+        The new folder.
+
+    Raises:
+        WeightsError: It cannot be written, or something else is there.
+    """
+    place = Path(place)
     if place.resolve() == Path(folder).resolve():
         return place
-    part, old = (place.with_name(f".{name}.{os.getpid()}.{end}") for end in ("part", "old"))
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, part, ignore=shutil.ignore_patterns(".*"))
-        if place.exists():
-            os.replace(place, old)
-        os.replace(part, place)
+        put_in_place(part, place)
     except OSError as error:
         raise WeightsError(f"{place} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
     return place
+
+
+def put_in_place(part: Path, place: Path) -> None:
+    """Give a complete folder its name; what had the name goes, if it was a checkpoint or empty.
+
+    Raises:
+        WeightsError: Something else has the name.
+    """
+    if place.exists() and not ((place / CONFIG).is_file() or (place.is_dir() and not any(place.iterdir()))):
+        raise WeightsError(f"{place} exists and is no checkpoint; it is left as it is. Give another folder")
+    old = place.with_name(f".{place.name}.{os.getpid()}.old")
+    try:
+        if place.exists():
+            os.replace(place, old)
+        os.replace(part, place)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
