@@ -34,8 +34,9 @@ class Graph:
         net: In eval mode; tensors in and a tuple of tensors out, in the order of the names below.
         inputs: Example tensors by name, with B = 1.
         outputs: Names.
+        feed: From a clip, or a dict of such, to the inputs this graph sees while it is recognised.
         axes: Which axes may be dynamic: input name → axis → "batch" or "time".
-        feed: From a clip of a batch, or a dict of such, to the inputs this graph sees while it is recognised.
+        by_frame: Whether it sees the frames of a clip one by one.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Graph:
     outputs: tuple[str, ...]
     feed: Callable[[Video], Iterator[tuple[Tensor, ...]]]
     axes: dict[str, dict[int, str]] = field(default_factory=dict)
+    by_frame: bool = False
 
 
 class Normalize(nn.Module):
@@ -227,7 +229,7 @@ def _frame_graphs(module: ActionRecognizer) -> list[Graph]:
 
     features = torch.zeros(1, spec.num_frames, *width)
     return [
-        Graph("frame", frame, {"frame": one}, ("features",), frames_of, {"frame": {0: "batch"}}),
+        Graph("frame", frame, {"frame": one}, ("features",), frames_of, {"frame": {0: "batch"}}, True),
         Graph(
             "head",
             head,
@@ -262,4 +264,5 @@ def _stream_graph(module: ActionRecognizer) -> Graph:
         {"frame": frame, **dict(zip(names, state, strict=True))},
         (*step.heads, *(f"next_{n}" for n in names)),
         feed,
+        by_frame=True,
     )

@@ -1,0 +1,147 @@
+"""The clips that a quantizer learns its ranges from, checked before they are believed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from lightning_har.edge.graphs import Graph
+from lightning_har.errors import ConfigError
+from lightning_har.modules.base import IGNORE, ActionRecognizer
+from lightning_har.types import Batch, Video
+
+Calibration: TypeAlias = Any
+"""A LightningDataModule, whose training clips calibrate and whose validation clips check; or batches."""
+
+MAX_CLIPS = 32
+"""Clips that calibrate, and as many that check. Ranges of activations change little beyond some hundred frames."""
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Single clips, each with B = 1.
+
+    Attributes:
+        fit: To calibrate on.
+        check: To compare predictions on.
+        held_out: False where there were not enough clips to keep the two apart.
+    """
+
+    fit: list[Video]
+    check: list[Video]
+    held_out: bool
+
+
+def collect(module: ActionRecognizer, source: Calibration | None, max_clips: int = MAX_CLIPS) -> Clips:
+    """Take clips for calibration and for checking it.
+
+    Args:
+        module: Whose InputSpec a data module is given.
+        source: A data module, or an iterable of labelled batches.
+        max_clips: Of each kind.
+
+    Raises:
+        ConfigError: No data, clips of one class only, or values that are not finite.
+    """
+    if source is None:
+        raise ConfigError(
+            "int8 needs calibration data, which says what values the activations take: give calibration=, a data "
+            "module or labelled batches"
+        )
+    if hasattr(source, "train_dataloader"):
+        source.spec = module.spec
+        source.prepare_data()
+        source.setup("fit")
+        fit, labels = _take(source.train_dataloader(), max_clips)
+        check, _ = _take(source.val_dataloader(), max_clips)
+    else:
+        taken, labels = _take(source, 2 * max_clips)
+        # In turn, so that data sorted by class gives both parts all classes.
+        fit, check = (taken[::2], taken[1::2]) if len(taken) > max_clips else (taken, [])
+        labels = labels[::2] if check else labels
+    if not fit:
+        raise ConfigError("the calibration data holds no clips; give at least a few of each class")
+    if len(set(labels)) < 2 and _classes(module) > 1:
+        raise ConfigError(
+            f"all {len(fit)} calibration clips are of one class ({_name(module, labels)}); ranges learnt from it would "
+            "cut off the others' values: give clips of several classes, shuffled"
+        )
+    return Clips(fit, check or fit, bool(check))
+
+
+def _take(batches: Iterable[Batch], count: int) -> tuple[list[Video], list[Any]]:
+    clips: list[Video] = []
+    labels: list[Any] = []
+    for batch in batches:
+        if not isinstance(batch, Mapping) or "video" not in batch:
+            raise ConfigError(f"calibration takes batches (lightning_har.types.Batch), got {type(batch).__name__}")
+        if "label" not in batch:
+            raise ConfigError("calibration batches need labels, to see that more than one class is there")
+        if not batch["id"]:
+            continue
+        for index, clip in enumerate(_single(batch["video"])):
+            clips.append(clip)
+            labels.append(_label(batch["label"], index))
+            if len(clips) == count:
+                return clips, labels
+    return clips, labels
+
+
+def _single(video: Video) -> list[Video]:
+    if isinstance(video, Mapping):
+        parts = {name: _single(x) for name, x in video.items()}
+        count = min(len(p) for p in parts.values())
+        return [{name: p[i] for name, p in parts.items()} for i in range(count)]  # type: ignore[misc]
+    if video.is_floating_point() and not bool(video.isfinite().all()):
+        raise ConfigError("a calibration clip holds NaN or infinite values; mend the data, or leave the clip out")
+    if video.ndim == 6:
+        video = video[:, 0]  # views of one video are much alike
+    return list(video.cpu().split(1))
+
+
+def _label(label: Tensor | Mapping[str, Tensor], index: int) -> Any:
+    if isinstance(label, Mapping):
+        return tuple(int(x[index]) for x in label.values())
+    return int(label[index])
+
+
+def _classes(module: ActionRecognizer) -> int:
+    counts = [module.num_classes] if isinstance(module.num_classes, int) else list(module.num_classes.values())
+    return max(counts)
+
+
+def _name(module: ActionRecognizer, labels: list[Any]) -> str:
+    if not labels or labels[0] == IGNORE:
+        return "unknown"
+    names = module.class_names
+    return repr(names[labels[0]]) if isinstance(names, tuple) and isinstance(labels[0], int) else str(labels[0])
+
+
+MAX_INPUTS = 256
+"""Inputs that a quantizer sees of each graph."""
+
+
+def inputs_of(graph: Graph, clips: Sequence[Video]) -> Iterable[tuple[Tensor, ...]]:
+    """What a graph would see on these clips; of many frames every n-th."""
+    fed = chain.from_iterable(graph.feed(clip) for clip in clips)
+    if not graph.by_frame:
+        return fed
+    frames = sum(clip.shape[2] for clip in clips if isinstance(clip, Tensor))
+    return islice(fed, 0, None, -(-frames // MAX_INPUTS))
+
+
+@torch.no_grad()
+def check_finite(net: torch.nn.Module, inputs: Iterable[tuple[Tensor, ...]], name: str) -> None:
+    """Refuse a network that answers calibration clips with NaN.
+
+    Raises:
+        ConfigError: It does.
+    """
+    for values in inputs:
+        if not all(bool(x.isfinite().all()) for x in net(*values)):
+            raise ConfigError(f"the network's part {name!r} gives NaN or infinite values on a calibration clip")

@@ -1,0 +1,354 @@
+"""A trained module to files that run without PyTorch, compared with it before anyone believes them."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_har.edge.calibration import Calibration, Clips, check_finite, collect, inputs_of
+from lightning_har.edge.graphs import Graph, Kind, build_graphs, default_kind, example_video, head_names
+from lightning_har.edge.quantize import _quiet, quantize_onnx, quantize_pt2e
+from lightning_har.edge.runtime import Recognizer, open_graph
+from lightning_har.errors import ConfigError, HarError
+from lightning_har.modules.base import ActionRecognizer
+from lightning_har.types import Video
+
+Format = Literal["onnx", "executorch"]
+Dynamic = Literal["batch", "time"]
+
+SUFFIX = {"onnx": ".onnx", "executorch": ".pte"}
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written, and how it compares with PyTorch.
+
+    Attributes:
+        format: "onnx" or "executorch".
+        kind: How the network was cut; see ``edge.graphs``.
+        int8: Whether weights and activations are 8-bit.
+        files: By part.
+        size_bytes: Of all files.
+        max_error: Greatest difference of a logit from PyTorch's float.
+        agreement: Share of clips with the same top-1 as PyTorch's float; None for a float export.
+        clips: Clips that were compared.
+        held_out: Whether those clips were not calibrated on.
+    """
+
+    format: str
+    kind: str
+    int8: bool
+    files: dict[str, Path]
+    size_bytes: int
+    max_error: float
+    agreement: float | None
+    clips: int
+    held_out: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, the files by name."""
+        return {**asdict(self), "files": {part: path.name for part, path in self.files.items()}}
+
+    def __str__(self) -> str:
+        size = f"{self.size_bytes / 1e6:.2f} MB"
+        what = f"{self.format} {'int8' if self.int8 else 'float32'}, {self.kind}: {size} in " + ", ".join(
+            str(p) for p in self.files.values()
+        )
+        if self.agreement is None:
+            return f"{what}; logits within {self.max_error:.1e} of PyTorch's on {self.clips} clips"
+        where = "held-out clips" if self.held_out else "the calibration clips themselves"
+        return (
+            f"{what}; top-1 as PyTorch's float on {self.agreement:.1%} of {self.clips} {where}, logits within "
+            f"{self.max_error:.2g}"
+        )
+
+
+def export(
+    module: ActionRecognizer,
+    out: str | Path,
+    *,
+    format: Format = "onnx",
+    int8: bool = False,
+    calibration: Calibration | None = None,
+    dynamic: Collection[Dynamic] = (),
+    kind: Kind | None = None,
+) -> ExportReport:
+    """Export a module, run the file and compare it with PyTorch.
+
+    The graph takes uint8 as decoders give it (B, C, T, H, W) and normalises inside; it gives logits, one output
+    per head. The copy that is exported is in eval mode, on the CPU, in float32; the module is left as it is.
+
+    Args:
+        module: Trained.
+        out: Folder.
+        format: "onnx" (ONNX Runtime) or "executorch" (XNNPACK).
+        int8: Quantize after training, statically; needs ``calibration``.
+        calibration: A data module (training clips calibrate, validation clips are compared) or labelled batches.
+        dynamic: Axes that stay open: "batch", "time".
+        kind: How the network is cut: "clip", "frames" or "stream"; None takes "clip".
+
+    Returns:
+        What was written and measured.
+
+    Raises:
+        ConfigError: An operation that the format does not take (the layer is named, and the other format, if it
+            does); an axis that cannot stay open; calibration data missing or unfit; a float export whose logits
+            differ from PyTorch's by more than 1e-4 (times the largest, where that is over 1).
+    """
+    if format not in SUFFIX:
+        raise ConfigError(f"format is {format!r}; it must be 'onnx' or 'executorch'")
+    unknown = set(dynamic) - {"batch", "time"}
+    if unknown:
+        raise ConfigError(f"dynamic has {', '.join(sorted(unknown))}; it takes 'batch' and 'time'")
+    kind = kind or "clip"
+    clips = collect(module, calibration) if int8 else None
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    files: dict[str, Path] = {}
+    graphs = build_graphs(module, kind)
+    for graph in graphs:
+        path = out / f"{graph.name}{SUFFIX[format]}"
+        _write(graph, path, format, clips, tuple(dynamic))
+        files[graph.name] = path
+    start = [x.numpy() for name, x in graphs[0].inputs.items() if name.startswith("state_")]
+    return _compare(module, files, format, kind, clips, start, tuple(dynamic))
+
+
+# -- writing ---------------------------------------------------------------------------------------------------
+
+
+def _write(graph: Graph, path: Path, format: Format, clips: Clips | None, dynamic: tuple[Dynamic, ...]) -> None:
+    if clips is not None:
+        check_finite(graph.net, inputs_of(graph, clips.fit[:2]), graph.name)
+    shapes = _dynamic_shapes(graph, dynamic)
+    if format == "onnx":
+        if clips is None:
+            _write_onnx(graph, path, shapes)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / path.name
+            _write_onnx(graph, source, shapes)
+            quantize_onnx(source, path, inputs_of(graph, clips.fit))
+        return
+    net = graph.net
+    if clips is not None:
+        example = _example(graph, shapes)
+        net = quantize_pt2e(net, example, inputs_of(graph, clips.fit), "xnnpack", shapes)
+    _write_executorch(graph, net, path, shapes)
+
+
+def _dynamic_shapes(graph: Graph, dynamic: tuple[Dynamic, ...]) -> Any:
+    if not any(axis in dynamic for axes in graph.axes.values() for axis in axes.values()):
+        return None
+    dims = {name: torch.export.Dim(name, min=1, max=4096) for name in dynamic}
+    shapes = tuple(
+        {axis: dims[name] for axis, name in graph.axes.get(key, {}).items() if name in dims} for key in graph.inputs
+    )
+    # Networks that take any number of inputs have one parameter, *inputs.
+    return (shapes,) if graph.name == "model" else shapes
+
+
+def _example(graph: Graph, shapes: Any) -> tuple[Tensor, ...]:
+    """Example inputs; where the batch stays open 2 of them, since torch.export takes a 1 for a constant."""
+    if shapes is None:
+        return tuple(graph.inputs.values())
+    per_input = shapes[0] if graph.name == "model" else shapes
+    return tuple(
+        torch.cat((x, x)) if 0 in axes else x for x, axes in zip(graph.inputs.values(), per_input, strict=True)
+    )
+
+
+def _program(graph: Graph, net: torch.nn.Module, shapes: Any) -> Any:
+    try:
+        with _quiet(), torch.no_grad():
+            return torch.export.export(net, _example(graph, shapes), dynamic_shapes=shapes)
+    except Exception as error:  # torch.export raises whatever a traced network raises
+        if shapes is None:
+            raise ConfigError(f"torch.export cannot trace the part {graph.name!r}: {_reason(error)}") from error
+        raise ConfigError(
+            f"the part {graph.name!r} cannot keep these axes open: {_reason(error)}. A recurrent part is unrolled over "
+            "its frames: fix the time, or export kind='stream', which takes any number of frames"
+        ) from error
+
+
+def _write_onnx(graph: Graph, path: Path, shapes: Any) -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ConfigError("ONNX export needs: pip install lightning-har[onnx]") from error
+    program = _program(graph, graph.net, shapes)
+    try:
+        with _quiet():
+            torch.onnx.export(
+                program,
+                (),
+                str(path),
+                dynamo=True,
+                input_names=list(graph.inputs),
+                output_names=list(graph.outputs),
+                external_data=False,
+                verbose=False,
+            )
+    except Exception as error:
+        raise _unsupported(graph, program, "onnx", error) from error
+
+
+def _write_executorch(graph: Graph, net: torch.nn.Module, path: Path, shapes: Any) -> None:
+    try:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+    except ImportError as error:
+        raise ConfigError("ExecuTorch export needs: pip install lightning-har[executorch]") from error
+    program = _program(graph, net, shapes)
+    try:
+        with _quiet():
+            lowered = to_edge_transform_and_lower(
+                program,
+                partitioner=[XnnpackPartitioner()],
+                compile_config=EdgeCompileConfig(_check_ir_validity=False),
+            ).to_executorch()
+    except Exception as error:
+        raise _unsupported(graph, program, "executorch", error) from error
+    path.write_bytes(lowered.buffer)
+
+
+def _unsupported(graph: Graph, program: Any, format: Format, error: Exception) -> ConfigError:
+    """Name the layer and say whether the other format would take it, by trying."""
+    text = _chain(error)
+    operators = {_bare(m.group(1)) for m in re.finditer(r"(?:aten|prims)(?:::|\.)([a-z_0-9]+)", text)}
+    places = []
+    for node in program.graph.nodes:
+        name = str(getattr(node.target, "__name__", node.target)).split(".")[0]
+        if node.op == "call_function" and _bare(name) in operators:
+            stack = list((node.meta.get("nn_module_stack") or {}).values())
+            path, kind = (stack[-1][0], stack[-1][1]) if stack else ("", "")
+            kind = str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
+            places.append(f"{path or 'the network'} ({kind}: aten.{name})")
+    other: Format = "executorch" if format == "onnx" else "onnx"
+    where = ", ".join(dict.fromkeys(places[:4])) or f"part {graph.name!r}"
+    return ConfigError(
+        f"{format} does not take {where}: {_reason(error)}. "
+        + (f"format='{other}' does" if _other_takes(graph, other) else f"{other} does not take it either")
+    )
+
+
+def _bare(operator: str) -> str:
+    """Its name without what decompositions put around it: special_bessel_j0, bessel_j0; pdist, _pdist_forward."""
+    return operator.replace("special_", "").removesuffix("_forward").replace("_", "")
+
+
+def _other_takes(graph: Graph, other: Format) -> bool:
+    global _trying
+    if _trying:
+        return False
+    _trying = True
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / f"other{SUFFIX[other]}"
+            _write(graph, path, other, None, ())
+            open_graph(path)([x.numpy() for x in graph.inputs.values()])
+    except (HarError, RuntimeError):  # refused when written, loaded or run
+        return False
+    finally:
+        _trying = False
+    return True
+
+
+_trying = False
+"""While one format is tried on behalf of the other's error."""
+
+
+def _chain(error: BaseException) -> str:
+    texts, seen = [], error
+    while seen is not None:
+        texts.append(str(seen))
+        seen = seen.__cause__  # type: ignore[assignment]
+    return "\n".join(texts)
+
+
+def _reason(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+# -- comparing -------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _compare(
+    module: ActionRecognizer,
+    files: Mapping[str, Path],
+    format: Format,
+    kind: Kind,
+    clips: Clips | None,
+    state: list[np.ndarray[Any, Any]],
+    dynamic: tuple[Dynamic, ...],
+) -> ExportReport:
+    graphs = {part: open_graph(path) for part, path in files.items()}
+    heads = head_names(module)
+    specs = [module.spec] if not isinstance(module.spec, Mapping) else list(module.spec.values())
+    frames = specs[0].num_frames if specs[0] is not None else 25
+    recognizer = Recognizer(graphs, kind, frames, heads, state)
+    shown = clips.check if clips is not None else [example_video(module), example_video(module)]
+    training, device = module.training, next(module.parameters()).device
+    module.eval()
+    try:
+        errors, agreed, greatest = [], [], 0.0
+        for clip in shown:
+            wanted = module(_to(clip, device))
+            expected = [x.float().cpu().numpy() for x in (wanted.values() if isinstance(wanted, dict) else (wanted,))]
+            given = _run(recognizer, graphs, clip)
+            for x, y in zip(given, expected, strict=True):
+                errors.append(float(np.abs(x - y).max()))
+                greatest = max(greatest, float(np.abs(y).max()))
+            agreed.append(all((x.argmax(-1) == y.argmax(-1)).all() for x, y in zip(given, expected, strict=True)))
+        if "batch" in dynamic and kind == "clip" and clips is None:
+            pair = example_video(module, batch_size=3)
+            wanted = module(_to(pair, device))
+            expected = [x.float().cpu().numpy() for x in (wanted.values() if isinstance(wanted, dict) else (wanted,))]
+            given = _run(recognizer, graphs, pair)
+            errors += [float(np.abs(x - y).max()) for x, y in zip(given, expected, strict=True)]
+    finally:
+        module.train(training)
+    size = sum(path.stat().st_size for path in files.values())
+    worst = max(errors)
+    if not np.isfinite(worst):
+        raise ConfigError(f"the exported {format} graph gives NaN or infinite logits")
+    if clips is None and worst > TOLERANCE * max(1.0, greatest):
+        raise ConfigError(
+            f"the exported {format} graph's logits differ from PyTorch's by {worst:.2e}; allowed are {TOLERANCE:.0e} "
+            f"(logits reach {greatest:.1f}). The files are left in {next(iter(files.values())).parent} for inspection"
+        )
+    agreement = None if clips is None else float(np.mean(agreed))
+    held_out = clips.held_out if clips is not None else True
+    return ExportReport(format, kind, clips is not None, dict(files), size, worst, agreement, len(shown), held_out)
+
+
+def _run(recognizer: Recognizer, graphs: Mapping[str, Any], clip: Video) -> list[np.ndarray[Any, Any]]:
+    """(1, K) of each head, the way the runtime does it."""
+    if recognizer.kind == "clip":
+        values = clip.values() if isinstance(clip, Mapping) else (clip,)
+        out: list[np.ndarray[Any, Any]] = graphs["model"]([x.numpy() for x in values])
+        return out
+    assert isinstance(clip, Tensor)
+    logits = recognizer.clip(clip[0].permute(1, 2, 3, 0).numpy())
+    return [x[None] for x in logits.values()]
+
+
+def _to(clip: Video, device: torch.device) -> Video:
+    return {k: v.to(device) for k, v in clip.items()} if isinstance(clip, Mapping) else clip.to(device)
+
+
+__all__ = ["ExportReport", "default_kind", "export"]

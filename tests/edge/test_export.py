@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from edge_models import FRAMES, clips, cnn_rnn, tsn
+from torch import nn
+
+from lightning_har.edge import export as export_file
+from lightning_har.edge.export import export
+from lightning_har.edge.runtime import open_graph
+from lightning_har.errors import ConfigError
+
+
+def batches():
+    return [clips(4, seed=s) for s in range(3)]
+
+
+def test_float_logits_are_pytorchs(tmp_path):
+    module = cnn_rnn().train()
+    report = export(module, tmp_path, dynamic=("batch",))
+    assert module.training
+    assert report.max_error < 1e-4
+    assert report.size_bytes == (tmp_path / "model.onnx").stat().st_size
+    video = clips(3)["video"]
+    session = ort.InferenceSession(str(tmp_path / "model.onnx"))
+    with torch.no_grad():
+        expected = module.eval()(video).numpy()
+    (given,) = session.run(["logits"], {"video": video.numpy()})
+    np.testing.assert_allclose(given, expected, atol=1e-4)
+
+
+def test_time_stays_open_where_the_network_lets_it(tmp_path):
+    module = tsn()
+    export(module, tmp_path, dynamic=("batch", "time"))
+    run = open_graph(tmp_path / "model.onnx")
+    video = clips(2, frames=4)["video"]
+    with torch.no_grad():
+        np.testing.assert_allclose(run([video.numpy()])[0], module(video).numpy(), atol=1e-4)
+
+
+def test_a_recurrent_parts_time_is_fixed_and_the_message_says_what_else(tmp_path):
+    with pytest.raises(ConfigError, match="stream"):
+        export(cnn_rnn(), tmp_path, dynamic=("time",))
+
+
+@pytest.mark.parametrize("kind", ["frames", "stream"])
+def test_cut_graphs_give_the_clips_logits(tmp_path, kind):
+    report = export(cnn_rnn("lstm"), tmp_path, kind=kind)
+    assert report.max_error < 1e-4
+    assert set(report.files) == ({"frame", "head"} if kind == "frames" else {"step"})
+
+
+def test_the_step_is_a_function_of_frame_and_state(tmp_path):
+    module = tsn(temporal_shift="causal")
+    export(module, tmp_path, kind="stream")
+    graph = onnx.load(tmp_path / "step.onnx").graph
+    inputs, outputs = [i.name for i in graph.input], [o.name for o in graph.output]
+    assert inputs[0] == "frame"
+    assert outputs[0] == "logits"
+    assert [f"next_{n}" for n in inputs[1:]] == outputs[1:]
+
+
+def test_clip_only_networks_are_not_cut(tmp_path):
+    with pytest.raises(ConfigError, match="kind='clip'"):
+        export(tsn(temporal_shift=True), tmp_path, kind="frames")
+
+
+def test_heads_are_outputs_by_name(tmp_path):
+    from lightning_har.modules.tsn import TSNModule
+
+    module = TSNModule({"verb": 3, "noun": 5}, "resnet10t", pretrained=False, input_size=64).eval()
+    export(module, tmp_path)
+    assert [o.name for o in onnx.load(tmp_path / "model.onnx").graph.output] == ["verb", "noun"]
+
+
+class Pairwise(nn.Module):
+    def forward(self, x):
+        return nn.functional.pdist(x.flatten(1).T[:4])[None, :4]
+
+
+@pytest.mark.slow
+def test_an_operation_the_format_lacks_is_named_with_its_layer(tmp_path):
+    module = cnn_rnn("avg")
+    module.net.head = nn.Sequential(module.net.head, Pairwise())
+    with pytest.raises(ConfigError, match=r"onnx does not take net\.head\.1 \(Pairwise: aten\.pdist\)") as caught:
+        export(module, tmp_path)
+    assert "executorch" in str(caught.value)
+
+
+def test_a_graph_that_differs_is_not_reported_as_success(tmp_path, monkeypatch):
+    def shifted(path, threads=1):
+        run = open_graph(path, threads)
+        return lambda inputs: [x + 0.01 for x in run(inputs)]
+
+    monkeypatch.setattr(export_file, "open_graph", shifted)
+    with pytest.raises(ConfigError, match="differ from PyTorch"):
+        export(cnn_rnn("avg"), tmp_path)
+
+
+def test_unknown_format_and_axis(tmp_path):
+    with pytest.raises(ConfigError, match="'onnx' or 'executorch'"):
+        export(cnn_rnn("avg"), tmp_path, format="tflite")
+    with pytest.raises(ConfigError, match="height"):
+        export(cnn_rnn("avg"), tmp_path, dynamic=("height",))
+
+
+# -- int8 ------------------------------------------------------------------------------------------------------
+
+
+def test_int8_is_small_and_agrees(tmp_path):
+    module = tsn()
+    floating = export(module, tmp_path / "float")
+    report = export(module, tmp_path / "int8", int8=True, calibration=batches())
+    assert report.size_bytes < floating.size_bytes / 3.5
+    assert report.agreement >= 0.9
+    assert 0 < report.max_error < 1
+
+
+def test_the_matrix_products_of_a_gru_are_int8(tmp_path):
+    export(cnn_rnn(), tmp_path, int8=True, calibration=batches(), kind="frames")
+    graph = onnx.load(tmp_path / "head.onnx").graph
+    stored = {i.name: i.data_type for i in graph.initializer}
+    by_output = {n.output[0]: n for n in graph.node}
+    products = [n for n in graph.node if n.op_type in ("Gemm", "MatMul")]
+    assert len(products) == FRAMES + 2  # a step each, the inputs of all steps together, the classifier
+    for node in products:
+        weight = by_output[node.input[1]]
+        assert weight.op_type == "DequantizeLinear"
+        assert stored[weight.input[0]] == onnx.TensorProto.INT8
+
+
+def test_relu6_is_folded_into_the_range(tmp_path):
+    export(cnn_rnn("avg", backbone="mobilenetv2_050"), tmp_path, int8=True, calibration=batches(), kind="frames")
+    graph = onnx.load(tmp_path / "frame.onnx").graph
+    kinds = [n.op_type for n in graph.node]
+    assert "Conv" in kinds
+    assert "Clip" not in kinds
+    scales = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer if i.name.endswith("_scale")}
+    weights = [v for v in scales.values() if v.ndim == 1 and v.size > 1]
+    assert weights, "no scale per channel"
+
+
+def test_an_input_of_one_scale_and_whole_zero_point_is_its_own_code(tmp_path):
+    from dataclasses import replace
+
+    module = cnn_rnn("avg")
+    module.spec = replace(module.spec, value_range=(-1.0, 127 / 128), mean=(0.0,), std=(1.0,))
+    report = export(module, tmp_path, int8=True, calibration=batches(), kind="frames")
+    graph = onnx.load(tmp_path / "frame.onnx").graph
+    assert not {"Cast", "Mul"} & {n.op_type for n in graph.node}
+    reader = next(n for n in graph.node if "frame" in n.input)
+    assert reader.op_type == "DequantizeLinear"
+    assert report.max_error < 0.5
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        (None, "calibration data"),
+        ([], "no clips"),
+        ([clips(4, classes=1)], "one class"),
+        ([{**clips(4), "video": clips(4)["video"].float() * float("nan")}], "NaN"),
+        ([{k: v for k, v in clips(4).items() if k != "label"}], "labels"),
+    ],
+    ids=["none", "empty", "one class", "nan", "unlabelled"],
+)
+def test_unfit_calibration_is_refused(tmp_path, calibration, words):
+    with pytest.raises(ConfigError, match=words):
+        export(cnn_rnn("avg"), tmp_path, int8=True, calibration=calibration)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_with_nan_is_refused(tmp_path):
+    module = cnn_rnn("avg")
+    with torch.no_grad():
+        module.net.backbone.net.conv1[0].weight[0] = torch.nan
+    with pytest.raises(ConfigError, match="NaN"):
+        export(module, tmp_path, int8=True, calibration=batches())
+
+
+def test_clips_that_check_are_not_those_that_calibrate(tmp_path):
+    from lightning_har.edge.calibration import collect
+
+    taken = collect(cnn_rnn("avg"), [clips(4, seed=s) for s in range(3)], max_clips=4)
+    assert taken.held_out
+    fit = {x.numpy().tobytes() for x in taken.fit}
+    assert not fit & {x.numpy().tobytes() for x in taken.check}
