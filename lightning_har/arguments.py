@@ -88,6 +88,7 @@ def parse(
     variants: Sequence[str] = (),
     variant: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    smoke: Mapping[str, Any] | None = None,
     smoke_folder: Path | None = None,
 ) -> Arguments:
     """Read the command line of a recipe against the signatures of its classes.
@@ -101,6 +102,7 @@ def parse(
         variants: Names that ``--variant`` accepts.
         variant: The one at hand.
         overrides: Its dotted defaults, such as ``{"module.temporal": "gru"}``.
+        smoke: Dotted defaults of ``--smoke``.
         smoke_folder: Where fake data is written, if ``--smoke`` is given.
 
     Raises:
@@ -132,7 +134,7 @@ def parse(
     defaults |= {f"trainer.{k}": v for k, v in trainer.items() if k not in _OURS}
     defaults |= dict(overrides or {})
     if smoke_folder is not None and "--smoke" in argv and not {"-h", "--help"} & set(argv):
-        defaults |= _smoke_defaults(module_class, data_class, smoke_folder)
+        defaults |= _smoke_defaults(module_class, data_class, smoke_folder) | dict(smoke or {})
     for name in defaults:
         if not any(name == a.dest or name.startswith(f"{a.dest}.") for a in parser._actions if "." in a.dest):
             group = name.split(".")[0]

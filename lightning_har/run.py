@@ -61,6 +61,7 @@ def run(
     variants: Mapping[str, Mapping[str, Any]] | None = None,
     monitor: str = "val_top1",
     extra_metrics: ExtraMetrics | None = None,
+    smoke: Mapping[str, Any] | None = None,
     argv: Sequence[str] | None = None,
 ) -> dict[str, Report]:
     """Train, test and report, as the command line says.
@@ -81,6 +82,8 @@ def run(
         monitor: Validation metric of the best checkpoint; lower is better if it ends in "loss". With
             several heads, "val_top1" is "val_action_top1".
         extra_metrics: Adds scores to the test videos' metrics.
+        smoke: Dotted arguments that ``--smoke`` sets besides fake data, few steps and random weights, such as
+            ``{"module.num_frames": 4}``.
         argv: The command line; None takes ``sys.argv``.
 
     Returns:
@@ -105,6 +108,7 @@ def run(
                 variants=list(variants or ()),
                 variant=variant or None,
                 overrides=overrides,
+                smoke=smoke,
                 smoke_folder=Path(smoke_folder),
             )
             if args.variant in (None, "", variant):
