@@ -20,10 +20,8 @@ import torch
 
 from lightning_har._lightning import Trainer, base_name, pl
 from lightning_har.arguments import Arguments, parse
-from lightning_har.bench.cost import Cost, count_macs, count_parameters, select
-from lightning_har.bench.latency import Latency, measure_latency
 from lightning_har.bench.memory import PeakMemory
-from lightning_har.bench.predictions import Predictions, write_classification_report, write_predictions
+from lightning_har.bench.predictions import Predictions
 from lightning_har.bench.report import (
     SCHEMA_VERSION,
     Report,
@@ -31,7 +29,6 @@ from lightning_har.bench.report import (
     hardware,
     results_table,
     versions,
-    write_report,
 )
 from lightning_har.callbacks import (
     CollectOutputs,
@@ -42,11 +39,10 @@ from lightning_har.callbacks import (
     StopOnNaN,
 )
 from lightning_har.errors import ConfigError
+from lightning_har.evaluate import measure, predictions_by_head, protocol, split_scores, write_run
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.spec import Sampling
 from lightning_har.types import ClassNames
-from lightning_har.viz.confusion import save_confusion_matrix
-from lightning_har.viz.curves import save_curves
 
 ExtraMetrics = Callable[[Predictions], Mapping[str, float]]
 """Further scores of a head's predictions on the test videos, by name."""
@@ -166,7 +162,7 @@ def _run_one(
     if best.best_model_path:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
-        scores = {"val": _split_scores(log.row_of(state["epoch"]), "val_", module)}
+        scores = {"val": split_scores(log.row_of(state["epoch"]), "val_", module)}
     else:  # such as fast_dev_run
         scores = {}
     with PeakMemory(device) as test_memory:
@@ -174,8 +170,8 @@ def _run_one(
             trainer.test(module, datamodule=datamodule, verbose=False)
     if outputs.ids:
         measured = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        scores["test"] = _split_scores(measured, "test_", module)
-    heads = _predictions(outputs, module.class_names)
+        scores["test"] = split_scores(measured, "test_", module)
+    heads = predictions_by_head(outputs, module.class_names)
     if extra_metrics is not None:
         for head, predictions in heads.items():
             scores["test"][head].setdefault("video", {}).update(extra_metrics(predictions))
@@ -183,7 +179,7 @@ def _run_one(
         shown = "; ".join(f"{f.path}: {f.reason}" for f in outputs.failures[:3])
         _say(f"{len(outputs.failures)} test videos could not be read: {shown}")
 
-    cost, latency = _measure(module, outputs, device, folder / BEST)
+    cost, latency = measure(module, outputs, device, folder / BEST)
     report: Report = {
         "schema_version": SCHEMA_VERSION,
         "recipe": recipe,
@@ -191,7 +187,7 @@ def _run_one(
         "versions": versions(),
         "hardware": hardware(device),
         "seed": args.seed,
-        "protocol": _protocol(datamodule, module),
+        "protocol": protocol(datamodule, module),
         "files": {"scored": len(outputs.ids), "skipped": len(outputs.failures)},
         "metrics": scores,
         "cost": cost,
@@ -201,7 +197,7 @@ def _run_one(
     }
     report["runs"] = [{key: value for key, value in report.items() if key != "runs"}]
     if trainer.is_global_zero:
-        _write(folder, report, heads, outputs)
+        write_run(folder, report, heads, outputs)
     return report
 
 
@@ -366,95 +362,7 @@ def quiet_lightning() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-# -- after -------------------------------------------------------------------------------------------------
-
-
-def _split_scores(
-    values: Mapping[str, float], prefix: str, module: ActionRecognizer
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Logged names to ``{head: {"clip" | "video": {name: value}}}``."""
-    heads = [*module.num_classes, "action"] if isinstance(module.num_classes, Mapping) else []
-    scores: dict[str, dict[str, dict[str, float]]] = {}
-    for key, value in values.items():
-        if not key.startswith(prefix):
-            continue
-        name, level, head = key.removeprefix(prefix), "video", "action"
-        for one in ("clip", "video"):
-            if prefix == "test_" and name.startswith(f"{one}_"):
-                name, level = name.removeprefix(f"{one}_"), one
-        for one in heads:
-            if name.startswith(f"{one}_"):
-                name, head = name.removeprefix(f"{one}_"), one
-        scores.setdefault(head, {}).setdefault(level, {})[name] = value
-    return scores
-
-
-def _predictions(outputs: CollectOutputs, names: ClassNames | None) -> dict[str, Predictions]:
-    found = {}
-    for head, logits in outputs.logits.items():
-        of_head = names.get(head) if isinstance(names, dict) else names
-        found[head] = Predictions(
-            ids=outputs.ids,
-            paths=outputs.paths,
-            logits=logits,
-            labels=outputs.labels[head],
-            class_names=of_head or tuple(str(k) for k in range(logits.shape[1])),
-        )
-    return found
-
-
-def _protocol(datamodule: Any, module: ActionRecognizer) -> Any:
-    sampling = datamodule.eval_sampling
-    if isinstance(sampling, Mapping):
-        one = next(iter(sampling.values()))
-        told = {name: value.to_dict() for name, value in sampling.items()}
-    else:
-        spec = next(iter(module.spec.values())) if isinstance(module.spec, Mapping) else module.spec
-        one = sampling if spec is None else sampling.with_defaults(spec)
-        told = one.to_dict()
-    test = datamodule.manifests.get("test")
-    fold = getattr(datamodule, "fold", None)
-    return {
-        "data": type(datamodule).__name__,
-        "split": "test" if fold is None else f"test, fold {fold}",
-        "file_list_sha256": test.sha256() if test is not None else None,
-        "sampling": told,
-        "views": one.num_views,
-        "crop": one.crop,
-    }
-
-
-def _measure(
-    module: ActionRecognizer, outputs: CollectOutputs, device: torch.device, checkpoint: Path
-) -> tuple[Cost, Latency | None]:
-    parameters, trainable = count_parameters(module)
-    macs, latency = None, None
-    if outputs.example is not None:
-        module.to(device)
-        clip = select(outputs.example, slice(1))
-        macs = count_macs(module, clip)
-        latency = measure_latency(module, clip, batch=outputs.example, budget_s=2.0)
-    cost: Cost = {
-        "parameters": parameters,
-        "trainable_parameters": trainable,
-        "macs": macs,
-        "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else None,
-    }
-    return cost, latency
-
-
-def _write(folder: Path, report: Report, heads: dict[str, Predictions], outputs: CollectOutputs) -> None:
-    write_report(report, folder / "report.json")
-    if (folder / "metrics.csv").is_file():
-        save_curves(folder / "metrics.csv", folder / "curves.png")
-    if not heads and not outputs.failures:
-        return
-    write_predictions(heads, outputs.failures, folder / "predictions.csv")
-    write_classification_report(heads, folder / "classification_report.csv")
-    for head, predictions in heads.items():
-        suffix = "" if len(heads) == 1 else f"_{head}"
-        path = folder / f"confusion_matrix{suffix}.png"
-        save_confusion_matrix(predictions.confusion(), predictions.class_names, path)
+# -- after ------------------------------------------------------------------------------------------------
 
 
 def _print_results(reports: Mapping[str, Report]) -> None:
