@@ -129,6 +129,8 @@ def _identify(card: Card, files: Sequence[Path], unverified: bool) -> tuple[dict
         wanted = ", ".join(file.path for file in card.upstream) or "no file"
         raise WeightsError(f"{card.name} is made from {wanted}; {len(files)} files were given")
     own = {path: digests(path) for path in files}
+    if len(own) < len(files):
+        raise WeightsError(f"{card.name} is made from {len(files)} files; the same one was given twice")
     left = dict(own)
     found: dict[str, Path] = {}
     for wanted_file in card.upstream:
