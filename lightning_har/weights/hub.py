@@ -15,6 +15,9 @@ import json
 import logging
 import os
 import re
+import socket
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -132,6 +135,7 @@ def names(zoo: Zoo, token: str | None = None) -> list[str]:
     """
     if zoo.folder is not None:
         return sorted(path.parent.name for path in zoo.folder.glob(f"*/{CONFIG}"))
+    _knock(zoo)
     from huggingface_hub import HfApi
 
     try:
@@ -139,6 +143,18 @@ def names(zoo: Zoo, token: str | None = None) -> list[str]:
     except Exception as error:  # the client's own errors differ by version and transport
         raise WeightsError(f"{zoo} cannot be asked: {describe(error, token)}") from error
     return sorted(model.id.partition("/")[2] for model in models)
+
+
+def _knock(zoo: Zoo) -> None:
+    """Find out at once that there is no network, where the client would try for half a minute."""
+    if urllib.request.getproxies():
+        return
+    address = urllib.parse.urlsplit(endpoint() or "https://huggingface.co")
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=3).close()
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{zoo} cannot be asked: {describe(error)}") from error
 
 
 def resolve(
