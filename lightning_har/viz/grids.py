@@ -1,0 +1,151 @@
+"""What a network is fed: clips after sampling, cropping, resizing and mirroring, as a sheet of frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_har.errors import ConfigError
+from lightning_har.spec import InputSpec
+from lightning_har.types import Video
+
+_SHOWN_VIEWS = 4
+
+
+def save_clips(
+    video: Video,
+    path: str | Path,
+    *,
+    titles: Sequence[str] | None = None,
+    spec: InputSpec | Mapping[str, InputSpec] | None = None,
+    frames: int = 8,
+) -> None:
+    """Draw clips as rows of frames, as the network gets them.
+
+    Flow is drawn by its two channels, x above y, grey where nothing moves. Several views of a video are rows of
+    their own, four at most.
+
+    Args:
+        video: (B, C, T, H, W) or (B, V, C, T, H, W), uint8; or a dict of such by modality.
+        path: PNG to write.
+        titles: Of the B videos, such as their labels.
+        spec: What the network takes; its normalisation is then told above the sheet.
+        frames: At most so many of a clip, evenly spread.
+
+    Raises:
+        ConfigError: A wrong rank, a float video (it is normalised: its colours are gone), or no clips.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    clips = dict(video) if isinstance(video, Mapping) else {"": video}
+    rows: list[tuple[str, Tensor]] = []
+    count = len(next(iter(clips.values())))
+    if not count:
+        raise ConfigError("there are no clips to draw")
+    for i in range(count):
+        for modality, clip in clips.items():
+            rows += _rows(clip[i], " ".join(filter(None, (titles[i] if titles else "", modality))))
+    most = max(len(_chosen(row, frames)) for _, row in rows)
+    height, width = rows[0][1].shape[-2:]
+    cell = 1.35
+    figure = Figure((cell * most + 0.2, (cell * height / width + 0.24) * len(rows) + 0.5), dpi=120)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained", h_pad=0.01, w_pad=0.01, hspace=0, wspace=0)
+    figure.suptitle(_told(clips, spec), fontsize=9, y=0.998, va="top")
+    panels = figure.subfigures(len(rows), 1, squeeze=False)
+    for panel, (title, row) in zip(panels[:, 0], rows, strict=True):
+        panel.suptitle(title, fontsize=8, x=0.01, ha="left")
+        chosen = _chosen(row, frames)
+        for column, axes in enumerate(panel.subplots(1, most, squeeze=False)[0]):
+            axes.set_axis_off()
+            if column < len(chosen):
+                frame = row[:, chosen[column]]
+                shown: Any = frame.permute(1, 2, 0).numpy() if len(frame) == 3 else frame[0].numpy()
+                axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
+                axes.text(2, 2, str(chosen[column]), fontsize=6, color="white", va="top", backgroundcolor="#0008")
+    figure.savefig(path)
+
+
+def save_samples(datamodule: Any, path: str | Path, *, split: str = "train", clips: int = 6, frames: int = 8) -> None:
+    """Draw the first clips of a split of a data module, after its sampling and transforms.
+
+    Args:
+        datamodule: An ``ActionDataModule`` whose ``spec`` is set.
+        path: PNG to write.
+        split: "train" (with its random crops and mirroring), "val", "test" or "predict".
+        clips: At most so many.
+        frames: Of each clip, at most.
+
+    Raises:
+        ConfigError: No spec is set.
+        DataError: No such split.
+        DecodeError: A video cannot be read.
+    """
+    dataset = datamodule.dataset(split)
+    # Evenly spread, so that a folder's first class is not all that is seen.
+    count = min(clips, len(dataset))
+    chosen = [i * len(dataset) // count for i in range(count)]
+    samples = [s for s in (dataset[i] for i in chosen) if isinstance(s, dict)]
+    if not samples:
+        raise ConfigError(f"none of the {count} clips of {split} could be read; look with `lightning-har data check`")
+    names = datamodule.class_names
+    titles = [f"{_label(s.get('label'), names)}  {Path(s['path']).name}" for s in samples]
+    first = samples[0]["video"]
+    if isinstance(first, Mapping):
+        video: Video = {m: torch.stack([s["video"][m] for s in samples]) for m in first}
+    else:
+        video = torch.stack([s["video"] for s in samples])
+    save_clips(video, path, titles=titles, spec=datamodule.spec, frames=frames)
+
+
+def _label(label: Any, names: Any) -> str:
+    if label is None:
+        return "no label"
+    if isinstance(label, Mapping):
+        return " ".join(names[head][k] for head, k in label.items())
+    return str(names[label]) if names is not None else f"class {label}"
+
+
+def _rows(clip: Tensor, title: str) -> list[tuple[str, Tensor]]:
+    """The rows of one video, each (3 or 1, T, H, W)."""
+    if clip.dtype != torch.uint8 or clip.ndim not in (4, 5):
+        raise ConfigError(
+            f"a video is {tuple(clip.shape)} {clip.dtype}; give uint8 (C, T, H, W), or (V, C, T, H, W): what is "
+            "normalised has no colours any more"
+        )
+    views = clip[None] if clip.ndim == 4 else clip
+    rows = []
+    for v, view in enumerate(views[:_SHOWN_VIEWS]):
+        of = f" view {v + 1} of {len(views)}" if len(views) > 1 else ""
+        if len(view) == 2:
+            rows += [(f"{title}{of} x", view[:1]), (f"{title}{of} y", view[1:])]
+        else:
+            rows.append((f"{title}{of}", view))
+    return rows
+
+
+def _chosen(row: Tensor, frames: int) -> list[int]:
+    total = row.shape[1]
+    chosen: list[int] = torch.linspace(0, total - 1, min(frames, total)).round().long().tolist()
+    return chosen
+
+
+def _told(clips: Mapping[str, Tensor], spec: InputSpec | Mapping[str, InputSpec] | None) -> str:
+    lines = []
+    specs = dict(spec) if isinstance(spec, Mapping) else dict.fromkeys(clips, spec)
+    for modality, clip in clips.items():
+        one = specs.get(modality)
+        size = f"{modality} {clip.shape[-3]} frames of {clip.shape[-2]}×{clip.shape[-1]}".strip()
+        if one is not None:
+            low, high = one.value_range
+            means, deviations = one.mean * one.channels, one.std * one.channels  # one value may stand for all
+            pairs = list(zip(means, deviations, strict=False))[: one.channels]
+            spread = [(value - mean) / deviation for value in (low, high) for mean, deviation in pairs]
+            size += f"; fed as {min(spread):.2f} to {max(spread):.2f}"
+        lines.append(size)
+    return "; ".join(lines)
