@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from lightning_har.modules.s3d import S3DModule as S3DModule
     from lightning_har.modules.tsn import TSNModule as TSNModule
     from lightning_har.modules.two_stream import TwoStreamModule as TwoStreamModule
-    from lightning_har.run import run as run
     from lightning_har.spec import InputSpec as InputSpec
     from lightning_har.spec import Sampling as Sampling
 
@@ -50,7 +49,6 @@ _HOME = {
     "UCF101DataModule": "data.ucf101",
     "VideoFolderDataModule": "data.folder",
     "load": "modules.pretrained",
-    "run": "run",
 }
 
 __all__ = ["__version__", *_HOME]

@@ -9,6 +9,7 @@ from lightning_har.bench.predictions import Predictions
 from lightning_har.data.synthetic import ORDER_PAIRS, SyntheticActionsDataModule
 from lightning_har.modules.cnn_rnn import CNNRNNModule
 from lightning_har.run import run
+from lightning_har.spec import Sampling
 
 
 def order_pairs(predictions: Predictions) -> dict[str, float]:
@@ -21,19 +22,27 @@ if __name__ == "__main__":
         module=partial(
             CNNRNNModule,
             backbone="mobilenetv2_050",
+            cut_after="blocks.4",
             temporal="gru",
             pretrained=False,
             freeze_backbone=False,
             hidden=256,
-            num_frames=16,
-            input_size=96,
+            num_frames=12,
+            input_size=80,
             dropout=0.2,
             optimizer="adamw",
-            lr=1e-3,
-            weight_decay=0.01,
+            lr=3e-3,
+            weight_decay=0.02,
             schedule="cosine",
         ),
-        data=partial(SyntheticActionsDataModule, train_clips=100, val_clips=20, test_clips=40, batch_size=16),
-        trainer={"max_epochs": 40},
+        data=partial(
+            SyntheticActionsDataModule,
+            train_clips=150,
+            val_clips=20,
+            test_clips=40,
+            batch_size=16,
+            train_sampling=Sampling("uniform", random=True, crop="full", flip=0.5),
+        ),
+        trainer={"max_epochs": 25},
         extra_metrics=order_pairs,
     )

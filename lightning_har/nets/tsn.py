@@ -15,6 +15,9 @@ from lightning_har.types import Logits, NumClasses
 
 Consensus = Literal["avg", "max", "weighted"]
 
+FRAMES_AT_ONCE = 8
+"""Snippets that pass the backbone together on a CPU when no gradient is wanted."""
+
 
 class TSN(nn.Module):
     """A 2D network on one snippet of each segment, and a consensus of their logits (equation 1).
@@ -74,7 +77,19 @@ class TSN(nn.Module):
         snippets = video.transpose(1, 2).unflatten(1, (-1, self.snippet_length))  # (B, S, L, C, H, W)
         if self.difference:
             snippets = snippets[:, :, 1:] - snippets[:, :, :-1]
-        features: Tensor = self.backbone(snippets.flatten(2, 3).flatten(0, 1)).unflatten(0, (batch, -1))
+        frames = snippets.flatten(2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return self._extract(frames).unflatten(0, (batch, -1))
+
+    def _extract(self, snippets: Tensor) -> Tensor:
+        """(B · S, L · C, H, W) to (B · S, D)."""
+        # A CPU gains nothing from more images at once, and holds the activations of all; a GPU wants them all.
+        if (
+            snippets.device.type == "cpu"
+            and not (self.training or torch.is_grad_enabled() or torch.compiler.is_compiling())
+            and not any(isinstance(module, TemporalShift) for module in self.backbone.modules())
+        ):
+            return torch.cat([self.backbone(part) for part in snippets.split(FRAMES_AT_ONCE)])
+        features: Tensor = self.backbone(snippets)
         return features
 
     def _consensus(self, x: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ class Backbone(nn.Module):
 
     def __init__(self, net: nn.Module, name: str, num_features: int, input_size: tuple[int, int]) -> None:
         super().__init__()
-        self.net = net
+        # The layout that oneDNN and cuDNN compute 2D convolutions in: nothing is reordered between layers.
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name = name
         self.num_features = num_features
         self.input_size = input_size
