@@ -50,9 +50,11 @@ def build(card: Card, out: str | Path, *, cache_dir: str | Path | None = None) -
         WeightsError: A source has no address or no digest, cannot be fetched, is not what was pinned, or does not
             convert to what is expected.
     """
+    if card.converter is None:
+        raise WeightsError(f"{card.name} has no converter: it is made by {card.recipe or 'hand'}")
     without = [file.path for file in card.upstream if not (file.url and file.pinned)]
     if without or not card.upstream:
-        made = f"{', '.join(without) or 'its weights'} come from {card.recipe}" if card.recipe else "it has no source"
+        made = f"{', '.join(without)} comes from a run of {card.recipe}" if card.recipe else "it has no pinned source"
         raise WeightsError(
             f"{card.name} cannot be fetched: {made}. Give the files: lightning-har zoo convert {card.name} FILE ..."
         )
@@ -94,7 +96,10 @@ def convert(card: Card, files: Sequence[str | Path], out: str | Path, *, unverif
     with tempfile.TemporaryDirectory() as temporary:
         # Under their upstream names, which is how the parts of one checkpoint find each other.
         for name, file in found.items():
-            (Path(temporary) / Path(name).name).symlink_to(file.resolve())
+            try:
+                (Path(temporary) / Path(name).name).symlink_to(file.resolve())
+            except OSError:  # Windows asks for a privilege
+                shutil.copyfile(file, Path(temporary) / Path(name).name)
         module = converter(converting)([Path(temporary) / Path(name).name for name in found])
         if converting == "lightning_checkpoint":
             card = _from_report(card, next(iter(found.values())).with_name("report.json"))

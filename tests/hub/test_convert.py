@@ -392,8 +392,10 @@ def test_build_fetches_checks_and_converts(ckpt, hub, tmp_path):
 
 
 def test_what_cannot_be_fetched_says_what_to_do(tmp_path):
-    with pytest.raises(WeightsError, match=r"come from recipes/quickstart\.py.*zoo convert quickstart FILE"):
+    with pytest.raises(WeightsError, match=r"comes from a run of recipes/quickstart\.py.*zoo convert quickstart FILE"):
         build(CARDS["quickstart"], tmp_path / "out")
+    with pytest.raises(WeightsError, match=r"it is made by lightning_har\.edge"):
+        build(CARDS["mobilenetv2-gru-ucf101-int8"], tmp_path / "out")
 
 
 def test_a_run_s_report_becomes_results_and_protocol(ckpt, tmp_path):

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from hub_models import clip, tiny
 
 import lightning_har as har
 from lightning_har.errors import WeightsError
+from lightning_har.weights.card import read_card
 from lightning_har.weights.hub import WEIGHTS, Zoo, names
 
 
@@ -137,6 +140,37 @@ def test_a_connection_that_breaks_is_resumed(hub, uploaded, monkeypatch):
     assert ranges[0] is None
     resumed = [int(r.removeprefix("bytes=").removesuffix("-")) for r in ranges[1:]]
     assert [size // 2 // 4096, int(size * 0.9) // 4096] == [at // 4096 for at in resumed]
+
+
+@pytest.fixture
+def pinned(hub, checkpoint, uploaded, tmp_path, monkeypatch):
+    """The project's own card pins a commit and its digests; main has moved on since."""
+    commit = hub.commit("lightning-har/tsn-tiny", {p.name: p.read_bytes() for p in checkpoint.iterdir()})
+    other = tiny()
+    torch.nn.init.zeros_(other.net.head.fc.weight)
+    other.push_to_hub("lightning-har/tsn-tiny", token=hub.token)
+    card = read_card(checkpoint / "README.md")
+    cards = tmp_path / "cards"
+    cards.mkdir()
+    monkeypatch.setattr("lightning_har.weights.hub.cards_folder", lambda: cards)
+
+    def pin(**changes):
+        told = replace(card, status="published", revision=commit, **changes).to_dict()
+        (cards / "tsn-tiny.yaml").write_text(yaml.safe_dump(told))
+
+    return pin
+
+
+def test_the_projects_card_pins_commit_and_digests(pinned):
+    pinned()
+    assert torch.equal(har.load("tsn-tiny")(clip()), tiny()(clip()))
+    assert not torch.equal(har.load("tsn-tiny", revision="main")(clip()), tiny()(clip()))
+
+
+def test_a_repository_that_agrees_with_itself_but_not_with_the_pin_is_refused(pinned):
+    pinned(sha256={"model.safetensors": "0" * 64})
+    with pytest.raises(WeightsError, match=r"the zoo's card promises SHA-256 0{64}"):
+        har.load("tsn-tiny")
 
 
 LOADER = """
