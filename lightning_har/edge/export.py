@@ -17,7 +17,7 @@ from lightning_har.edge.calibration import Calibration, Clips, check_finite, col
 from lightning_har.edge.graphs import Graph, Kind, build_graphs, default_kind, example_video, head_names
 from lightning_har.edge.quantize import _quiet, quantize_onnx, quantize_pt2e
 from lightning_har.edge.runtime import Recognizer, open_graph
-from lightning_har.errors import ConfigError, HarError
+from lightning_har.errors import ConfigError, HarError, WeightsError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.types import Video
 
@@ -93,7 +93,7 @@ def export(
         format: "onnx" (ONNX Runtime) or "executorch" (XNNPACK).
         int8: Quantize after training, statically; needs ``calibration``.
         calibration: A data module (training clips calibrate, validation clips are compared) or labelled batches.
-        dynamic: Axes that stay open: "batch", "time".
+        dynamic: Axes that stay open: "batch", "time"; in ExecuTorch up to 8 and 64.
         kind: How the network is cut: "clip", "frames" or "stream"; None takes "clip".
 
     Returns:
@@ -129,7 +129,7 @@ def export(
 def _write(graph: Graph, path: Path, format: Format, clips: Clips | None, dynamic: tuple[Dynamic, ...]) -> None:
     if clips is not None:
         check_finite(graph.net, inputs_of(graph, clips.fit[:2]), graph.name)
-    shapes = _dynamic_shapes(graph, dynamic)
+    shapes = _dynamic_shapes(graph, dynamic, format)
     if format == "onnx":
         if clips is None:
             _write_onnx(graph, path, shapes)
@@ -146,10 +146,12 @@ def _write(graph: Graph, path: Path, format: Format, clips: Clips | None, dynami
     _write_executorch(graph, net, path, shapes)
 
 
-def _dynamic_shapes(graph: Graph, dynamic: tuple[Dynamic, ...]) -> Any:
+def _dynamic_shapes(graph: Graph, dynamic: tuple[Dynamic, ...], format: Format) -> Any:
     if not any(axis in dynamic for axes in graph.axes.values() for axis in axes.values()):
         return None
-    dims = {name: torch.export.Dim(name, min=1, max=4096) for name in dynamic}
+    # ExecuTorch plans its memory for the greatest size.
+    most = {"batch": 8, "time": 64} if format == "executorch" else {"batch": 4096, "time": 4096}
+    dims = {name: torch.export.Dim(name, min=1, max=most[name]) for name in dynamic}
     shapes = tuple(
         {axis: dims[name] for axis, name in graph.axes.get(key, {}).items() if name in dims} for key in graph.inputs
     )
@@ -296,7 +298,12 @@ def _compare(
     state: list[np.ndarray[Any, Any]],
     dynamic: tuple[Dynamic, ...],
 ) -> ExportReport:
-    graphs = {part: open_graph(path) for part, path in files.items()}
+    try:
+        graphs = {part: open_graph(path) for part, path in files.items()}
+    except WeightsError as error:
+        raise ConfigError(
+            f"{format} wrote a graph that it cannot load ({error}); take the other format, or another kind"
+        ) from error
     heads = head_names(module)
     specs = [module.spec] if not isinstance(module.spec, Mapping) else list(module.spec.values())
     frames = specs[0].num_frames if specs[0] is not None else 25

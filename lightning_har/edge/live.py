@@ -1,0 +1,370 @@
+"""``python run.py``: a file, a camera or a stream to labels, as they come.
+
+A camera does not wait. A thread reads it and keeps only the newest frame; what the network is too slow for is
+dropped and counted, so that a label is of now and not of a minute ago.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lightning_har.edge.runtime import (
+    Array,
+    Bundle,
+    Converter,
+    Recognizer,
+    Stopwatch,
+    frames_of,
+    load_bundle,
+    peak_memory,
+    read_clip,
+    top,
+)
+from lightning_har.errors import ConfigError, DecodeError, HarError
+
+STALL_SECONDS = 10.0
+MAX_BACKOFF = 30.0
+
+
+class LiveSource:
+    """The newest frame of a camera or stream, reconnecting where it is lost.
+
+    Args:
+        connect: Opens the source and yields its frames until it ends or fails.
+        name: For messages.
+        say: Takes a message.
+        backoff: Seconds before the first new attempt; doubles with each that fails, up to 30.
+        stall: Seconds without a frame after which the source counts as lost.
+        retry: False: the end of the source is the end.
+        seconds: End after this long, frames or not; None goes on.
+
+    Attributes:
+        dropped: Frames that were replaced by a newer one before anyone took them.
+        reconnects: Attempts to open the source again.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Iterator[Any]],
+        name: str,
+        say: Callable[[str], None],
+        *,
+        backoff: float = 0.5,
+        stall: float = STALL_SECONDS,
+        retry: bool = True,
+        seconds: float | None = None,
+    ) -> None:
+        self._connect, self._name, self._say = connect, name, say
+        self._backoff, self._stall, self._retry = backoff, stall, retry
+        self._deadline = None if seconds is None else time.perf_counter() + seconds
+        self.dropped = 0
+        self.reconnects = 0
+        self._newest: Any = None
+        self._failure: Exception | None = None
+        self._ended = False
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        # A daemon: a read that hangs inside FFmpeg must not keep the program from ending.
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[tuple[Any, float]]:
+        """The newest frame and when it arrived (``time.perf_counter``), each at most once."""
+        silent_since = time.perf_counter()
+        while True:
+            now = time.perf_counter()
+            wait = self._stall - (now - silent_since)
+            if self._deadline is not None:
+                if now >= self._deadline:
+                    return
+                wait = min(wait, self._deadline - now)
+            with self._changed:
+                self._changed.wait_for(lambda: self._newest is not None or self._ended, wait)
+                taken, self._newest = self._newest, None
+                if taken is None and self._ended:
+                    if self._failure is not None and not self._retry:
+                        raise self._failure
+                    return
+            if taken is not None:
+                silent_since = time.perf_counter()
+                yield taken
+            elif time.perf_counter() - silent_since >= self._stall:
+                silent_since = time.perf_counter()
+                self._say(f"{self._name}: no frame for {self._stall:g} s; waiting for it to come back")
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._stop.set()
+        self._thread.join(timeout=2)
+
+    def _read(self) -> None:
+        wait = self._backoff
+        while not self._stop.is_set():
+            reason = "ended"
+            try:
+                for frame in self._connect():
+                    with self._changed:
+                        self.dropped += self._newest is not None
+                        self._newest = (frame, time.perf_counter())
+                        self._changed.notify()
+                    wait = self._backoff
+                    if self._stop.is_set():
+                        return
+            except (OSError, HarError) as error:  # PyAV's errors are OSErrors, or wrapped by open_live
+                reason = str(error)
+                self._failure = error
+            except ValueError as error:
+                reason = str(error)
+                self._failure = DecodeError(f"{self._name}: {error}")
+            if not self._retry:
+                break
+            self._say(f"{self._name}: lost ({reason}); trying again in {wait:.1f} s")
+            if self._stop.wait(wait):
+                break
+            wait = min(2 * wait, MAX_BACKOFF)
+            self.reconnects += 1
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+
+
+def open_live(source: str, *, paced: bool) -> Iterator[Any]:
+    """Frames of a camera by number, a stream by address, or a file.
+
+    Args:
+        source: "0", "rtsp://...", or a path.
+        paced: Give a file's frames at its own rate, as a camera would.
+
+    Raises:
+        DecodeError: It cannot be opened, or breaks off.
+    """
+    import av
+
+    options = {"rw_timeout": str(int(STALL_SECONDS * 1e6))}
+    name, form = source, None
+    if source.isdigit():
+        name, form, options = _camera(int(source))
+    elif source.startswith("rtsp://"):
+        options = {"rtsp_transport": "tcp", "timeout": str(int(STALL_SECONDS * 1e6))}
+    elif "://" not in source:
+        options = {}
+    try:
+        with av.open(name, format=form, options=options) as container:
+            if not container.streams.video:
+                raise DecodeError(f"{source}: has no video stream")
+            begin, first = time.perf_counter(), None
+            for frame in frames_of(container):
+                if paced and frame.time is not None:
+                    first = frame.time if first is None else first
+                    time.sleep(max(0.0, frame.time - first - (time.perf_counter() - begin)))
+                yield frame
+    except (av.FFmpegError, OSError) as error:
+        raise DecodeError(f"{source}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _camera(index: int) -> tuple[str, str, dict[str, str]]:
+    if sys.platform == "darwin":
+        return str(index), "avfoundation", {"framerate": "30"}
+    if sys.platform == "win32":
+        raise ConfigError(f"on Windows give the camera's address instead of {index}: an rtsp:// or http:// stream")
+    return f"/dev/video{index}", "v4l2", {}
+
+
+class Annotator:
+    """The video with its label written into it; the captions were drawn when the bundle was made.
+
+    Args:
+        path: Of the video to write.
+        bundle: Whose captions are used.
+        rate: Frames per second.
+    """
+
+    def __init__(self, path: str | Path, bundle: Bundle, rate: int = 25) -> None:
+        import av
+
+        self._container = av.open(str(path), "w")
+        self._rate = rate
+        self._stream: Any = None
+        with np.load(bundle.folder / "captions.npz") as stored:
+            self._captions = {name: stored[name] for name in stored.files}
+
+    def write(self, image: Array, caption: str | None, share: float = 0.0) -> None:
+        """Add a frame, uint8 (H, W, 3), with a caption of the bundle and a bar of ``share`` of its width."""
+        import av
+
+        image = np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2])
+        if self._stream is None:
+            self._stream = self._container.add_stream("libx264", rate=self._rate)
+            self._stream.height, self._stream.width, self._stream.pix_fmt = *image.shape[:2], "yuv420p"
+        height, width = self._stream.height, self._stream.width
+        if image.shape[:2] != (height, width):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(width=width, height=height)
+            image = frame.to_ndarray()
+        mask = self._captions.get(caption or "")
+        if mask is not None:
+            mask = mask[:height, :width]
+            corner = image[: mask.shape[0], : mask.shape[1]]
+            corner[:] = np.maximum(corner // 3, mask[..., None])
+            bar = image[mask.shape[0] : mask.shape[0] + 4, : max(1, round(share * width))]
+            bar[:] = (80, 200, 120)
+        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._stream is not None:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+
+
+def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
+    """Run a bundle from the command line.
+
+    Args:
+        argv: Arguments; None takes ``sys.argv``.
+        folder: The bundle.
+
+    Returns:
+        0; 2 for bad input, with a message on stderr.
+    """
+    parser = argparse.ArgumentParser(description="Recognise actions in a file, a camera (0) or a stream (rtsp://...).")
+    parser.add_argument("source", help="a video file, a camera's number, or an address")
+    parser.add_argument("--threads", type=int, default=2, help="of the network (default 2)")
+    parser.add_argument("--top", type=int, default=3, help="labels to print (default 3)")
+    parser.add_argument("--live", action="store_true", help="treat a file as a camera: at its own pace")
+    parser.add_argument(
+        "--span", type=float, default=2.0, help="seconds of a camera that the network sees at once (default 2)"
+    )
+    parser.add_argument("--seconds", type=float, help="stop a camera or stream after this long")
+    parser.add_argument("--output", metavar="FILE", help="write the video with its labels (.mp4)")
+    parser.add_argument("--json", action="store_true", help="print the final statistics as one line of JSON")
+    parser.add_argument("--repeat", type=int, default=1, help="recognise a file this many times, for timing")
+    args = parser.parse_args(argv)
+    began = time.perf_counter()
+    try:
+        bundle = load_bundle(folder)
+        recognizer = Recognizer.from_bundle(bundle, args.threads)
+        loaded = time.perf_counter() - began
+        is_file = not args.live and not args.source.isdigit() and "://" not in args.source
+        run = _run_file if is_file else _run_live
+        statistics = {"load_s": round(loaded, 3), **run(args, bundle, recognizer)}
+    except HarError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    statistics["peak_memory_mb"] = round((peak_memory() or 0) / 1e6, 1) or None
+    _print_statistics(statistics, args.json)
+    return 0
+
+
+def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) -> dict[str, Any]:
+    decode, network, whole = Stopwatch(), Stopwatch(), Stopwatch()
+    first = None
+    begin = time.perf_counter()
+    for _ in range(max(args.repeat, 1)):
+        with whole:
+            with decode:
+                frames = read_clip(args.source, bundle.spec, bundle.sampling)
+            with network:
+                logits = recognizer.clip(frames)
+        first = first or time.perf_counter() - begin
+    best = top(logits, bundle, args.top)
+    _print_labels(best)
+    if args.output:
+        annotator = Annotator(args.output, bundle)
+        for frame in open_live(args.source, paced=False):
+            annotator.write(frame.to_ndarray(format="rgb24"), best[0][0], best[0][1])
+        annotator.close()
+    return {
+        "clips": len(whole.times),
+        "frames_per_clip": len(frames),
+        "labels": best,
+        "first_s": round(first or 0.0, 3),
+        "decode": decode.percentiles(),
+        "network": network.percentiles(),
+        "clip": whole.percentiles(),
+        "fps": round(len(frames) * len(whole.times) / (sum(whole.times) / 1000), 1),
+        "dropped": 0,
+    }
+
+
+def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) -> dict[str, Any]:
+    is_path = not args.source.isdigit() and "://" not in args.source
+    # First, so that av is imported by one thread alone: two at once deadlock in its circular imports.
+    convert = Converter(bundle.spec, bundle.sampling)
+    source = LiveSource(
+        lambda: open_live(args.source, paced=is_path), args.source, _say, retry=not is_path, seconds=args.seconds
+    )
+    annotator = Annotator(args.output, bundle) if args.output else None
+    network, to_label = Stopwatch(), Stopwatch()
+    # Frames of a window lie this far apart, whatever the camera's rate.
+    step = args.span / recognizer.num_frames
+    begin = time.perf_counter()
+    last = last_seen = -np.inf
+    shown: str | None = None
+    best: list[tuple[str, float]] = []
+    skipped = 0
+    try:
+        for frame, arrived in source:
+            # Half a frame of tolerance: a camera's frames do not come at whole steps.
+            if arrived - last < step - 0.5 * min(arrived - last_seen, step):
+                skipped += 1
+            else:
+                last = arrived
+                with network:
+                    logits = recognizer.push(convert(frame))
+                if logits is not None:
+                    to_label.times.append(1000 * (time.perf_counter() - arrived))
+                    best = top(logits, bundle, args.top)
+                    if best[0][0] != shown:
+                        shown = best[0][0]
+                        _print_labels(best[:1], f"{arrived - begin:7.2f} s  ")
+            last_seen = arrived
+            if annotator is not None:
+                name, share = best[0] if best else (None, 0.0)
+                annotator.write(frame.to_ndarray(format="rgb24"), name, share)
+    except KeyboardInterrupt:
+        _say("stopped")
+    finally:
+        source.close()
+        if annotator is not None:
+            annotator.close()
+    elapsed = time.perf_counter() - begin
+    return {
+        "frames": len(network.times),
+        "labels": best,
+        "network": network.percentiles(),
+        "frame_to_label": to_label.percentiles(),
+        "fps": round(len(network.times) / elapsed, 1),
+        "dropped": source.dropped,
+        "left_out_by_span": skipped,
+        "reconnects": source.reconnects,
+    }
+
+
+def _print_labels(best: list[tuple[str, float]], prefix: str = "") -> None:
+    for name, share in best:
+        print(f"{prefix}{share:6.1%}  {name}", flush=True)  # noqa: T201
+
+
+def _print_statistics(statistics: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(statistics))  # noqa: T201
+        return
+    for key, value in statistics.items():
+        if key == "labels" or value in (None, {}):
+            continue
+        shown = "  ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        print(f"{re.sub('_', ' ', key):18} {shown}")  # noqa: T201
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201

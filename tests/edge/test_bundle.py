@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from edge_models import FRAMES, SIZE, clips, cnn_rnn, tsn, write_video
+
+from lightning_har.edge.bundle import bundle
+from lightning_har.edge.live import LiveSource
+from lightning_har.edge.runtime import MANIFEST, Converter, Recognizer, digest_of, load_bundle, read_clip
+from lightning_har.errors import ConfigError, DataError
+from lightning_har.spec import InputSpec, Sampling
+
+
+@pytest.fixture(scope="module")
+def module():
+    return cnn_rnn()
+
+
+@pytest.fixture(scope="module")
+def made(module, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundles") / "gru"
+    bundle(module, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    frames = clips(1, frames=30, size=96)["video"][0].permute(1, 2, 3, 0).numpy()
+    return write_video(tmp_path_factory.mktemp("video") / "clip.mp4", frames)
+
+
+@pytest.fixture
+def copied(made, tmp_path):
+    import shutil
+
+    return shutil.copytree(made, tmp_path / "copy")
+
+
+def without_torch(*command, **kwargs):
+    """Run Python where importing torch or Lightning fails, as on the device."""
+    block = (
+        "import sys, runpy; sys.modules.update(dict.fromkeys("
+        "['torch', 'torchvision', 'pytorch_lightning', 'lightning', 'timm', 'matplotlib', 'onnx']));"
+        "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    # -S: no site-packages hooks, so that the bundle's own copy of the package is the one that is found.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", block, *map(str, command)],
+        capture_output=True,
+        text=True,
+        env=env,
+        timeout=120,
+        **kwargs,
+    )
+
+
+def test_the_bundle_predicts_as_pytorch_without_torch(module, made, video, tmp_path):
+    done = without_torch(made / "run.py", video, "--json", "--output", tmp_path / "seen.mp4", "--threads", 1, cwd="/")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    found = load_bundle(made)
+    frames = read_clip(video, found.spec, found.sampling)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(frames).permute(3, 0, 1, 2)[None]).softmax(1)[0]
+    best = int(expected.argmax())
+    assert told["labels"][0][0] == module.class_names[best]
+    assert told["labels"][0][1] == pytest.approx(float(expected[best]), abs=1e-4)
+    assert told["clip"]["p50_ms"] > 0
+    assert 0 < told["peak_memory_mb"] < 500
+    import av
+
+    with av.open(str(tmp_path / "seen.mp4")) as container:
+        images = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    with av.open(str(video)) as container:
+        originals = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    assert len(images) == len(originals) == 30
+    assert np.abs(images[0][:20].astype(int) - originals[0][:20]).mean() > 20  # the caption
+    assert np.abs(images[0][40:].astype(int) - originals[0][40:]).mean() < 20
+
+
+def test_a_file_as_a_camera(made, video):
+    done = without_torch(made / "run.py", video, "--live", "--span", "0.4", "--json", "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["frames"] >= FRAMES
+    assert told["frame_to_label"]["p50_ms"] > 0
+    assert told["frames"] + told["dropped"] + told["left_out_by_span"] == 30
+
+
+def test_live_windows_are_the_clips_logits(module, made):
+    recognizer = Recognizer.from_bundle(load_bundle(made))
+    frames = clips(1, frames=FRAMES + 2)["video"]
+    images = frames[0].permute(1, 2, 3, 0).numpy()
+    shown = [recognizer.push(image) for image in images]
+    assert [s is None for s in shown] == [True] * (FRAMES - 1) + [False] * 3
+    with torch.no_grad():
+        np.testing.assert_allclose(shown[-1]["logits"], module(frames[:, :, 2:])[0].numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("build", "kind"), [(tsn, "clip"), (lambda: tsn(temporal_shift="causal"), "stream")])
+def test_other_cuts_run_too(build, kind, tmp_path):
+    model = build()
+    bundle(model, tmp_path / "b", kind=kind)
+    recognizer = Recognizer.from_bundle(load_bundle(tmp_path / "b"))
+    video = clips(1)["video"]
+    images = video[0].permute(1, 2, 3, 0).numpy()
+    for image in images:
+        last = recognizer.push(image)
+    with torch.no_grad():
+        expected = model(video)[0].numpy()
+    np.testing.assert_allclose(last["logits"], expected, atol=1e-4)
+    np.testing.assert_allclose(recognizer.clip(images)["logits"], expected, atol=1e-4)
+
+
+# -- bad input -------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_is_named(copied):
+    (copied / "head.onnx").unlink()
+    with pytest.raises(DataError, match=r"head\.onnx is missing"):
+        load_bundle(copied)
+
+
+@pytest.mark.parametrize("name", ["frame.onnx", "run.py", "lightning_har/edge/runtime.py", "captions.npz"])
+def test_an_altered_file_is_named(copied, name):
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(bytes(content))
+    with pytest.raises(DataError, match=rf"{name} was altered"):
+        load_bundle(copied)
+
+
+def test_altered_labels_are_refused(copied):
+    values = json.loads((copied / MANIFEST).read_text())
+    values["labels"]["logits"].reverse()
+    (copied / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(DataError, match="altered"):
+        load_bundle(copied)
+
+
+def test_a_newer_format_is_refused(copied):
+    values = json.loads((copied / MANIFEST).read_text())
+    values["format_version"] = 99
+    values["digest"] = digest_of({k: v for k, v in values.items() if k != "digest"})
+    (copied / MANIFEST).write_text(json.dumps(values))
+    with pytest.raises(DataError, match="99"):
+        load_bundle(copied)
+
+
+def test_no_bundle_and_no_video(tmp_path, made):
+    with pytest.raises(DataError, match="is no bundle"):
+        load_bundle(tmp_path)
+    done = without_torch(made / "run.py", tmp_path / "none.mp4")
+    assert done.returncode == 2
+    assert "none.mp4" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_with_files_is_not_overwritten(module, tmp_path):
+    (tmp_path / "mine.txt").write_text("keep")
+    with pytest.raises(ConfigError, match="not empty"):
+        bundle(module, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("format", ["yuv420p", "gray", "bgr24", "rgb24"])
+@pytest.mark.parametrize("shape", [(48, 120), (200, 100)])
+def test_frames_of_any_size_and_format_become_the_networks(format, shape):
+    import av
+
+    image = np.full((*shape, 3), (200, 100, 50), np.uint8)
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=format)
+    for crop in ("center", "full"):
+        converted = Converter(InputSpec(4, (32, 64)), Sampling(crop=crop))(frame)
+        assert converted.shape == (32, 64, 3)
+        mean = converted.reshape(-1, 3).mean(0)
+        expected = [mean[0]] * 3 if format == "gray" else (200, 100, 50)
+        assert np.abs(mean - expected).max() < 4
+
+
+# -- a source that does not behave -----------------------------------------------------------------------------
+
+
+def test_a_slow_reader_gets_the_newest_frame_and_the_rest_is_counted():
+    sent = 40
+
+    def connect():
+        for i in range(sent):
+            time.sleep(0.005)
+            yield i
+
+    source = LiveSource(connect, "camera", lambda text: None, retry=False)
+    seen = []
+    for frame, _ in source:
+        seen.append(frame)
+        time.sleep(0.05)
+    assert seen == sorted(set(seen))
+    assert seen[-1] == sent - 1
+    assert len(seen) < sent / 2
+    assert source.dropped + len(seen) == sent
+
+
+def test_a_lost_camera_is_connected_again_with_growing_pauses():
+    said: list[str] = []
+    attempts: list[float] = []
+
+    def connect():
+        attempts.append(time.perf_counter())
+        if len(attempts) in (2, 3):
+            raise OSError("no such device")
+        yield len(attempts)
+
+    source = LiveSource(connect, "camera", said.append, backoff=0.05)
+    frames = iter(source)
+    assert next(frames)[0] == 1
+    assert next(frames)[0] == 4
+    source.close()
+    pauses = np.diff(attempts)
+    assert pauses[1] > 1.5 * pauses[0] * 0.9
+    assert pauses[2] > pauses[1]
+    assert any("no such device" in text and "again in" in text for text in said)
+    assert source.reconnects >= 3
+
+
+def test_a_stalled_stream_is_told_and_ends_cleanly():
+    release = threading.Event()
+    said: list[str] = []
+
+    def connect():
+        yield 1
+        release.wait(5)
+
+    source = LiveSource(connect, "stream", said.append, stall=0.1, retry=False)
+    frames = iter(source)
+    assert next(frames)[0] == 1
+    threading.Timer(0.35, release.set).start()
+    assert list(frames) == []
+    assert any("no frame for" in text for text in said)
+
+
+def test_a_stream_over_the_network_that_breaks_off_is_connected_again(made, video):
+    """A server that sends the clip as MPEG-TS and hangs up, twice."""
+    import io
+    import socket
+
+    import av
+
+    memory = io.BytesIO()
+    with av.open(str(video)) as source, av.open(memory, "w", format="mpegts") as sink:
+        stream = sink.add_stream("mpeg2video", rate=25)
+        stream.width = stream.height = SIZE
+        for frame in source.decode(video=0):
+            sink.mux(stream.encode(frame.reformat(width=SIZE, height=SIZE, format="yuv420p")))
+        sink.mux(stream.encode())
+    server = socket.create_server(("127.0.0.1", 0))
+    served = []
+
+    def serve():
+        for _ in range(2):
+            connection, _address = server.accept()
+            connection.sendall(memory.getvalue())
+            connection.close()
+            served.append(1)
+        server.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    done = without_torch(made / "run.py", address, "--seconds", "3", "--span", "0.01", "--json", "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    assert len(served) == 2
+    assert "lost" in done.stderr
+    assert "again in" in done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["reconnects"] >= 1
+    assert told["frames"] > 0
+
+
+# -- slow ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_in_a_fresh_environment(made, video, tmp_path):
+    """Only what requirements.txt names is installed."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "-q", "-r", made / "requirements.txt"], check=True)
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True).returncode != 0
+    done = subprocess.run([python, made / "run.py", video, "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["peak_memory_mb"] < 250
+
+
+@pytest.mark.slow
+def test_every_requirement_has_a_wheel_for_arm64(made, tmp_path):
+    for line in (made / "requirements.txt").read_text().split():
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"),
+                *("--platform", "manylinux_2_28_aarch64", "--platform", "manylinux_2_27_aarch64"),
+                *("--platform", "manylinux2014_aarch64", "--python-version", "3.11", "-d", tmp_path, line),
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    assert len(list(tmp_path.glob("*aarch64*.whl"))) == 3
+    assert "linux/arm64" in (made / "Dockerfile").read_text()
