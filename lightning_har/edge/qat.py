@@ -1,0 +1,196 @@
+"""Quantization-aware training as a callback: the network learns with the rounding it will be deployed with.
+
+The forward pass of every convolution and linear layer rounds its weight (int8, symmetric, a scale per output
+channel) and its input (uint8, a range per layer followed by a moving average); the gradient passes as if it had not
+(straight-through, Jacob et al. 2018, section 3). Batch norms need no folding for this: they scale each output channel
+by one number, which a scale per channel follows. Names, parameters and checkpoints of the module stay those of the
+float network, and so does everything after training: what is exported is calibrated like any other.
+
+torchao's PT2E flow, which replaces the module's network by a traced graph, was tried and left: the module loses its
+submodules, and with them its learning rates, frozen parts and checkpoints.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_har._lightning import Callback
+from lightning_har.errors import ConfigError
+from lightning_har.modules.base import ActionRecognizer
+from lightning_har.types import Logits
+
+LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+TEMPERATURE = 2.0
+RANGE_MOMENTUM = 0.05
+
+
+class QuantizationAwareTraining(Callback):  # type: ignore[misc]
+    """Train with int8's rounding from some epoch on.
+
+    Validation during training scores the rounded network. When training ends the rounding is taken off: the module
+    then is a float network whose weights suit int8. Export it with ``edge.export(..., int8=True)``.
+
+    In several processes each follows the ranges of its own share of the data.
+
+    Args:
+        start_epoch: First epoch with rounding; the epochs before are ordinary.
+        distill: Learn from the float network too, as it is at ``start_epoch``: the Kullback-Leibler divergence to its
+            softened predictions (Hinton et al. 2015, temperature 2) is added to the loss.
+    """
+
+    def __init__(self, start_epoch: int = 0, distill: bool = False) -> None:
+        if start_epoch < 0:
+            raise ConfigError(f"start_epoch is {start_epoch}; epochs count from 0")
+        self.start_epoch = start_epoch
+        self.distill = distill
+        self._layers: dict[str, _Rounding] = {}
+        self._handles: list[Any] = []
+        self._ranges: dict[str, tuple[float, float]] = {}
+        self._teacher: nn.Module | None = None
+        self._teacher_state: dict[str, Tensor] | None = None
+        self._term: Tensor | None = None
+        self._had_loss: ActionRecognizer | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether the network rounds now."""
+        return bool(self._layers)
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Refuse what it cannot train."""
+        if stage == "fit" and not isinstance(pl_module, ActionRecognizer):
+            raise ConfigError(f"QuantizationAwareTraining trains an ActionRecognizer, not {type(pl_module).__name__}")
+        limit = trainer.max_epochs
+        if stage == "fit" and limit is not None and 0 <= limit <= self.start_epoch:
+            raise ConfigError(
+                f"start_epoch is {self.start_epoch}, but training ends after {limit} epochs: nothing would be rounded"
+            )
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin, when the epoch has come."""
+        if not self.active and trainer.current_epoch >= self.start_epoch:
+            self._begin(pl_module)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take the rounding off."""
+        self._end()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Take the rounding off."""
+        self._end()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The ranges so far, and the teacher's weights, for resuming."""
+        ranges = {name: layer.range for name, layer in self._layers.items() if layer.range is not None}
+        teacher = None if self._teacher is None else self._teacher.state_dict()
+        return {"ranges": ranges or self._ranges, "teacher": teacher}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back."""
+        self._ranges = {name: (low, high) for name, (low, high) in state_dict["ranges"].items()}
+        self._teacher_state = state_dict["teacher"]
+
+    def _begin(self, module: ActionRecognizer) -> None:
+        if self.distill:
+            self._teacher = copy.deepcopy(module.net).eval().requires_grad_(False)
+            if self._teacher_state is not None:
+                self._teacher.load_state_dict(self._teacher_state)
+            self._handles.append(module.net.register_forward_hook(self._compare))
+            own_loss = module.loss
+
+            def loss(logits: Logits, label: Any) -> Tensor:
+                term, self._term = self._term, None
+                plain = own_loss(logits, label)
+                return plain if term is None else plain + term
+
+            module.loss = loss  # type: ignore[method-assign]
+            self._had_loss = module
+        for name, layer in module.net.named_modules():
+            if isinstance(layer, LAYERS):
+                rounding = _Rounding(self._ranges.get(name))
+                self._layers[name] = rounding
+                self._handles.append(layer.register_forward_pre_hook(rounding.before))
+                self._handles.append(layer.register_forward_hook(rounding.after, always_call=True))
+        if not self._layers:
+            raise ConfigError("this network has neither convolutions nor linear layers to quantize")
+
+    def _end(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._ranges = {name: layer.range for name, layer in self._layers.items() if layer.range is not None}
+        self._handles, self._layers, self._teacher, self._term = [], {}, None, None
+        if self._had_loss is not None:
+            del self._had_loss.loss  # the class's own shows again
+            self._had_loss = None
+
+    def _compare(self, net: nn.Module, inputs: tuple[Any, ...], student: Logits) -> None:
+        if not (net.training and torch.is_grad_enabled()):
+            return
+        assert self._teacher is not None
+        with torch.no_grad():
+            teacher = self._teacher(*inputs)
+        pairs = [(student[k], teacher[k]) for k in student] if isinstance(student, dict) else [(student, teacher)]
+        self._term = torch.stack([_divergence(s, t) for s, t in pairs]).sum()
+
+
+def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL to the softened teacher, scaled by T² so that its gradient does not shrink with T."""
+    return (
+        F.kl_div(
+            (student / TEMPERATURE).log_softmax(-1),
+            (teacher / TEMPERATURE).log_softmax(-1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        * TEMPERATURE**2
+    )
+
+
+class _Rounding:
+    """The hooks of one layer. Its parameters are swapped during the forward pass only."""
+
+    def __init__(self, known: tuple[float, float] | None) -> None:
+        self.range = known
+        self._kept: nn.Parameter | None = None
+
+    def before(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Round the input, and the weight in place of which the layer finds the rounded one."""
+        x, *rest = inputs
+        weight = layer._parameters["weight"]
+        assert weight is not None
+        self._kept = weight
+        # Past nn.Module's check, which would refuse a tensor that is no parameter.
+        layer._parameters["weight"] = _round_weight(weight)  # type: ignore[assignment]
+        return (self._round_input(x, layer.training), *rest)
+
+    def after(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        """Give the layer its parameter back."""
+        if self._kept is not None:
+            layer._parameters["weight"], self._kept = self._kept, None
+
+    def _round_input(self, x: Tensor, training: bool) -> Tensor:
+        if training or self.range is None:
+            seen = torch.stack((x.detach().amin(), x.detach().amax())).float().tolist()
+            # Zero, which pads, must have its own code.
+            low, high = min(seen[0], 0.0), max(seen[1], 0.0)
+            if self.range is None:
+                self.range = (low, high)
+            else:
+                m = RANGE_MOMENTUM
+                self.range = ((1 - m) * self.range[0] + m * low, (1 - m) * self.range[1] + m * high)
+        low, high = self.range
+        scale = max(high - low, 1e-8) / 255
+        zero = min(max(round(-low / scale), 0), 255)
+        return torch.fake_quantize_per_tensor_affine(x.float(), scale, zero, 0, 255).to(x.dtype)
+
+
+def _round_weight(weight: Tensor) -> Tensor:
+    flat = weight.detach().float().flatten(1).abs().amax(1)
+    scale = flat.clamp_min(1e-8) / 127
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -127, 127).to(weight.dtype)

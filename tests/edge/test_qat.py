@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from edge_models import clips, cnn_rnn
+from torch import nn
+
+from lightning_har.edge.export import export
+from lightning_har.edge.qat import QuantizationAwareTraining, _divergence, _round_weight
+from lightning_har.errors import ConfigError
+
+
+def fit(module, *callbacks, epochs=2, **kwargs):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = pl.Trainer(
+        **(quiet | {"enable_checkpointing": False, "max_epochs": epochs, "callbacks": list(callbacks)} | kwargs)
+    )
+    batches = torch.utils.data.DataLoader([clips(4, seed=s) for s in range(2)], batch_size=None)
+    trainer.fit(module, batches, batches)
+    return trainer
+
+
+def test_weights_are_rounded_from_the_start_epoch_and_float_afterwards():
+    module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
+    keys = list(module.state_dict())
+    layer = module.net.backbone.net.layer4[0].conv1  # 9 × 256 weights for an output channel
+    seen: dict[int, set[bool]] = {}
+
+    class See(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            def hook(m, inputs):
+                seen.setdefault(trainer.current_epoch, set()).add(torch.unique(m.weight[0]).numel() <= 255)
+
+            self.handle = layer.register_forward_pre_hook(hook)  # after the callback's own
+
+        def on_train_batch_end(self, *args):
+            self.handle.remove()
+
+    before = layer.weight.detach().clone()
+    qat = QuantizationAwareTraining(start_epoch=1)
+    fit(module, qat, See(), epochs=2)
+    assert seen == {0: {False}, 1: {True}}
+    assert not qat.active
+    assert isinstance(layer.weight, nn.Parameter)
+    assert not torch.equal(layer.weight, before), "the gradient did not pass the rounding"
+    assert list(module.state_dict()) == keys
+    video = clips(2)["video"]
+    module.eval()
+    assert torch.equal(module(video), module(video))
+    assert not layer._forward_pre_hooks
+
+
+def test_the_rounded_network_differs_and_one_step_of_a_scale_is_all():
+    layer = nn.Linear(64, 8)
+    rounded = _round_weight(layer.weight)
+    step = layer.weight.detach().abs().amax(1, keepdim=True) / 127
+    assert not torch.equal(rounded, layer.weight)
+    assert ((rounded - layer.weight).abs() <= step / 2 + 1e-7).all()
+    assert torch.allclose((rounded / step).round(), rounded / step, atol=1e-3)
+
+
+def test_distillation_is_added_to_the_loss_and_taken_off():
+    losses: dict[bool, list[float]] = {True: [], False: []}
+    for distill, told in losses.items():
+        module = cnn_rnn("avg", freeze_backbone=False, dropout=0.0, lr=0.0)
+
+        class Tell(pl.Callback):
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, told=told):
+                told.append(float(outputs["loss"].detach()))
+
+        fit(module, QuantizationAwareTraining(distill=distill), Tell(), epochs=1, num_sanity_val_steps=0)
+        assert "loss" not in vars(module)
+    assert len(losses[True]) == 2
+    # The teacher is the same network, unrounded and with its running statistics: so not equal.
+    assert all(with_term - without > 1e-6 for with_term, without in zip(losses[True], losses[False], strict=True))
+
+
+def test_the_divergence_is_to_the_softened_teacher():
+    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
+    assert float(_divergence(teacher, teacher)) == pytest.approx(0, abs=1e-6)
+    p = (teacher / 2).softmax(1)
+    expected = (p * (p.log() - (student / 2).log_softmax(1))).sum(1).mean() * 4
+    assert float(_divergence(student, teacher)) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_resuming_keeps_the_ranges(tmp_path):
+    qat = QuantizationAwareTraining(distill=True)
+    module = cnn_rnn("gru")
+    trainer = fit(module, qat, enable_checkpointing=True, default_root_dir=tmp_path)
+    ranges = qat.state_dict()["ranges"]
+    assert ranges["head.fc"][0] <= 0 <= ranges["head.fc"][1]
+    path = trainer.checkpoint_callback.best_model_path or trainer.checkpoint_callback.last_model_path
+    stored = torch.load(path, weights_only=True)
+    assert any("QuantizationAwareTraining" in key for key in stored["callbacks"])
+    again = QuantizationAwareTraining(distill=True)
+    more = cnn_rnn("gru")
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    resumed = pl.Trainer(max_epochs=3, callbacks=[again], enable_checkpointing=False, **quiet)
+    batches = torch.utils.data.DataLoader([clips(4)], batch_size=None)
+    resumed.fit(more, batches, batches, ckpt_path=path)
+    assert resumed.current_epoch == 3
+    assert set(again.state_dict()["ranges"]) == set(ranges)
+
+
+def test_what_was_trained_so_exports(tmp_path):
+    module = cnn_rnn("gru", freeze_backbone=False, lr=1e-4)
+    fit(module, QuantizationAwareTraining(), epochs=1)
+    report = export(module, tmp_path, int8=True, calibration=[clips(4, seed=s) for s in range(3)], kind="frames")
+    assert report.agreement >= 0.75
+
+
+def test_what_would_never_begin_is_refused():
+    with pytest.raises(ConfigError, match="nothing would be rounded"):
+        fit(cnn_rnn("avg"), QuantizationAwareTraining(start_epoch=5), epochs=2)
+    with pytest.raises(ConfigError, match="count from 0"):
+        QuantizationAwareTraining(start_epoch=-1)
