@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_har.cli._data import HELP, open_data
+from lightning_har.cli._data import open_data
+from lightning_har.data.named import HELP
 from lightning_har.errors import ConfigError
 
 if TYPE_CHECKING:
