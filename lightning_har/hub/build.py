@@ -246,7 +246,7 @@ def _from_report(card: Card, path: Path) -> Card:
         report = json.loads(path.read_text())
         told, hardware, cost = report["protocol"], report["hardware"], report["cost"]
         results = [
-            Result(told["data"], f"{head} {name}" if head != "action" else name, round(100 * value, 2), told["split"])
+            Result(told["data"], _metric(head, name), round(100 * value, 2), told["split"])
             for head, levels in report["metrics"].get("test", {}).items()
             for name, value in levels.get("video", {}).items()
             if name.startswith("top") and value is not None
@@ -265,3 +265,8 @@ def _from_report(card: Card, path: Path) -> Card:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} is not a report of this library: {type(error).__name__}: {error}") from error
     return replace(card, results=(*card.results, *results), protocol=protocol)
+
+
+def _metric(head: str, name: str) -> str:
+    name = f"top-{name[3:]}" if name[3:].isdigit() else name
+    return name if head == "action" else f"{head} {name}"

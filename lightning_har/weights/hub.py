@@ -10,12 +10,10 @@ from __future__ import annotations
 import contextlib
 import difflib
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
 import re
-import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
@@ -95,6 +93,8 @@ def cards_folder() -> Path | None:
     checkout = Path(__file__).resolve().parents[2] / "zoo" / "cards"
     if checkout.is_dir():
         return checkout
+    import importlib.metadata
+
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         for file in importlib.metadata.files(LIBRARY) or ():
             place = Path(str(file.locate())).resolve()
@@ -149,6 +149,8 @@ def _knock(zoo: Zoo) -> None:
     """Find out at once that there is no network, where the client would try for half a minute."""
     if urllib.request.getproxies():
         return
+    import socket
+
     address = urllib.parse.urlsplit(endpoint() or "https://huggingface.co")
     try:
         port = address.port or (80 if address.scheme == "http" else 443)
@@ -387,10 +389,13 @@ def _download(
         if not found:
             read_config(folder)
             return folder
-        for file in found:
-            # The cache is links to blobs: both go, so that nobody is given the bad file under its good name.
-            (folder / file).resolve().unlink(missing_ok=True)
-            (folder / file).unlink(missing_ok=True)
+        try:
+            for file in found:
+                # The cache is links to blobs: both go, so that nobody is given the bad file under its good name.
+                (folder / file).resolve().unlink(missing_ok=True)
+                (folder / file).unlink(missing_ok=True)
+        except OSError as error:
+            raise WeightsError(f"{_told(Path(repository), found)}; and it cannot be removed: {error}") from error
         if local_only:
             break
         _LOG.warning("%s, try %d of 2", _told(Path(repository), found), attempt)

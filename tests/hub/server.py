@@ -39,7 +39,8 @@ class Hub:
         repos: By "owner/name".
         token: The one that may write and see private repositories.
         faults: Applied to bodies of large files, first to last: ("flip", n) changes byte n; ("cut", share) ends
-            the connection after that share; ("slow", seconds) waits between chunks; None behaves.
+            the connection after that share; ("stall", share) stops there, sets ``stalled`` and waits; ("slow",
+            seconds) waits between blocks; None behaves.
         log: (method, path, range header) of each request.
     """
 
@@ -49,6 +50,7 @@ class Hub:
         self.lfs = {}
         self.faults = []
         self.log = []
+        self.stalled = threading.Event()
         self.lock = threading.Lock()
         hub = self
 
@@ -228,6 +230,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.close_connection = True
             self.connection.shutdown(2)
+            return
+        if kind == "stall":
+            self.wfile.write(content[start : int(size * value)])
+            self.wfile.flush()
+            self.hub.stalled.set()
+            self.rfile.read(1)  # until the client is gone
+            self.close_connection = True
             return
         for at in range(start, size, 65536):
             self.wfile.write(content[at : min(at + 65536, size)])

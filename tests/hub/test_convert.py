@@ -416,7 +416,7 @@ def test_a_run_s_report_becomes_results_and_protocol(ckpt, tmp_path):
     }
     path.with_name("report.json").write_text(json.dumps(report))
     done = convert(card, [path], tmp_path / "out")
-    assert [(r.metric, r.value, r.published) for r in done.results] == [("top1", 75.5, False), ("top5", 90.0, False)]
+    assert [(r.metric, r.value, r.published) for r in done.results] == [("top-1", 75.5, False), ("top-5", 90.0, False)]
     assert (done.protocol.file_list_sha256, done.protocol.views, done.protocol.seed) == ("a" * 64, 10, 3)
     path.with_name("report.json").write_text("{}")
     with pytest.raises(WeightsError, match="not a report"):
