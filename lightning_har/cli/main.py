@@ -12,8 +12,11 @@ message on stderr; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -23,9 +26,21 @@ from lightning_har.errors import HarError
 
 COMMANDS = {
     "run": "train, test and report: run a recipe",
+    "test": "score a checkpoint on data",
+    "benchmark": "measure recipes and checkpoints under one protocol",
+    "compare": "compare two models, paired by seeds and clips",
     "predict": "name the action in video files",
     "extract": "compute and keep the features of frames",
+    "data": "data sets: show, download, prepare, check, stats, split, flow, fake",
     "zoo": "checkpoints: list, download, verify, convert, build, publish",
+    "show": "draw Grad-CAM, features, confusion, class bars, curves",
+    "demo": "a page to try a model on: upload a clip, or use the camera",
+    "init": "start a recipe, a model or a data set of your own",
+    "doctor": "check the installation, and say what to do",
+    "completion": "print the shell's completion script",
+    "export": "write a model as ONNX or ExecuTorch, float or int8",
+    "bundle": "make a folder that runs a model on a device without PyTorch",
+    "edge-bench": "measure bundles: size, memory, cold start, latency",
 }
 """Every command with its line of help. A command's own file is imported only when it is called."""
 
@@ -49,7 +64,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return guard(lambda: _dispatch(arguments), debug="--debug" in arguments)
+    debug = "--debug" in arguments
+    if "--quiet" not in arguments:
+        return guard(lambda: _dispatch(arguments), debug=debug)
+    arguments = [a for a in arguments if a != "--quiet"]
+    return quietly(lambda: guard(lambda: _dispatch(arguments), debug=debug), silent=arguments[:1] == ["run"])
+
+
+def quietly(command: Callable[[], int], *, silent: bool = False) -> int:
+    """Call a command; hold back its progress and notes, and show them only where it fails.
+
+    Args:
+        command: Returns the exit code.
+        silent: Hold back its stdout too: what `run` prints is in the run's folder.
+    """
+    held = io.StringIO()
+    code = 1
+    try:
+        with contextlib.redirect_stderr(held), contextlib.redirect_stdout(held if silent else sys.stdout):
+            code = command()
+    finally:
+        if code:
+            print(held.getvalue(), end="", file=sys.stderr)
+    return code
 
 
 def guard(command: Callable[[], int], *, debug: bool = False) -> int:
@@ -72,9 +109,20 @@ def guard(command: Callable[[], int], *, debug: bool = False) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
-        if debug or not error.filename:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if debug or not (error.filename or full):
             raise
-        print(f"error: {error.filename}: {error.strerror or error}", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        hint = "; make room, or write to another disk" if full else ""
+        print(f"error: {where}{error.strerror or error}{hint}", file=sys.stderr)
+    except RuntimeError as error:
+        if debug or type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print(
+            f"error: the accelerator's memory is full: {str(error).splitlines()[0]}\n"
+            "lower --data.batch_size, --module.num_frames or --module.input_size, or take --trainer.precision 16-mixed",
+            file=sys.stderr,
+        )
     return 2
 
 
@@ -100,6 +148,7 @@ def _dispatch(arguments: list[str]) -> int:
     )
     parser.add_argument("--version", action="version", version=f"lightning-har {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.add_argument("--quiet", action="store_true", help="show progress and notes only where a command fails")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
     for name, text in COMMANDS.items():
         if name == called:

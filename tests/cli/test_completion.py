@@ -1,0 +1,48 @@
+import shutil
+import subprocess
+
+import pytest
+
+from lightning_har.cli.completion import options
+from lightning_har.cli.main import COMMANDS, main
+
+
+def script(shell: str, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["completion", shell]) == 0
+    return capsys.readouterr().out
+
+
+def test_every_command_and_its_options_are_known() -> None:
+    found = options()
+    assert set(found) == set(COMMANDS)
+    assert {"--model", "--top", "--json"} <= set(found["predict"])
+    assert {"recipe", "model", "dataset"} <= set(found["init"])
+    assert "download" in found["zoo"]
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not there")
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["pre"], {"predict"}),
+        (["predict", "--mod"], {"--model"}),
+        (["init", "mod"], {"model"}),
+        (["--vers"], {"--version"}),
+    ],
+)
+def test_bash_completes(words: list[str], expected: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    line = " ".join(["lightning-har", *words])
+    code = f"""{script("bash", capsys)}
+COMP_WORDS=({line}); COMP_CWORD={len(words)}; _lightning_har; printf '%s\\n' "${{COMPREPLY[@]}}" """
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, cwd="/", check=True)
+    assert set(done.stdout.split()) == expected
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_take_it(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = script(shell, capsys)
+    assert "predict" in text
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not there to parse it")
+    done = subprocess.run([shell, "-n"], input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

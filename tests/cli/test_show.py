@@ -1,0 +1,60 @@
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lightning_har.cli.main import main
+from lightning_har.cli.show import read_counts
+
+CSV = """id,path,head,label,predicted,score,top5,error
+a,a.mp4,action,walk,walk,0.9,,
+b,b.mp4,action,walk,run,0.6,,
+c,c.mp4,action,run,run,0.7,,
+d,d.mp4,,,,,,broken
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "predictions.csv").write_text(CSV)
+    (tmp_path / "metrics.csv").write_text("epoch,train_loss,val_loss,val_top1\n0,1.0,1.2,0.1\n1,0.5,0.9,0.4\n")
+    return tmp_path
+
+
+def test_counts_of_a_run(run: Path) -> None:
+    counts, names = read_counts(run)
+    assert names == ["run", "walk"]
+    assert counts.tolist() == [[1, 0], [1, 1]]
+
+
+@pytest.mark.parametrize("kind", ["confusion", "bars", "confused", "curves"])
+def test_pictures_of_a_run(kind: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / f"{kind}.png"
+    assert main(["show", kind, str(run), "--out", str(out)]) == 0
+    assert f"wrote {out}" in capsys.readouterr().out
+    with Image.open(out) as picture:
+        assert picture.width > 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bars", "{run}/gone"], "no run's folder"),
+        (["confusion", "{run}", "--classes", "fly"], "no class fly"),
+        (["confusion", "{run}", "--head", "verb"], "of head 'verb'"),
+        (["curves", "{run}/predictions.csv"], "no run's folder"),
+        (["gradcam", "{run}/x.mp4"], "--model"),
+        (["gradcam", "{run}/x.mp4", "--model", "{run}"], "no clip at"),
+        (["features", "mobilenet_v99", "--weights", "none"], "no backbone"),
+        (["bars", "{run}", "--out", "{run}"], "no picture by its suffix"),
+        (["bars", "{run}", "--out", "{run}/gone/x.png"], "cannot be written"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tail = [] if "--out" in arguments else ["--out", str(tmp_path / "x.png")]
+    assert main(["show", *(a.format(run=run) for a in arguments), *tail]) == 2
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert len(shown.splitlines()) <= 3
