@@ -31,9 +31,10 @@ if __name__ == "__main__":
             input_size=80,
             dropout=0.2,
             optimizer="adamw",
-            lr=3e-3,
-            weight_decay=0.02,
+            lr=4e-3,
+            weight_decay=0.01,
             schedule="cosine",
+            warmup_epochs=2,
         ),
         data=partial(
             SyntheticActionsDataModule,
@@ -41,8 +42,8 @@ if __name__ == "__main__":
             val_clips=20,
             test_clips=40,
             batch_size=16,
-            train_sampling=Sampling("uniform", random=True, crop="full", flip=0.5),
+            train_sampling=Sampling("uniform", random=True, crop="full"),
         ),
-        trainer={"max_epochs": 25},
+        trainer={"max_epochs": 20},
         extra_metrics=order_pairs,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -46,8 +47,9 @@ class TrainingOptions(TypedDict, total=False):
         momentum: For "sgd".
         backbone_lr_scale: Ratio of the backbone's learning rate to the head's.
         schedule: "step" multiplies lr by ``gamma`` at each epoch of ``milestones``; "cosine" falls to 0 at the
-            last epoch; "plateau" multiplies by ``gamma`` after ``patience`` epochs without a lower val_loss;
+            last step; "plateau" multiplies by ``gamma`` after ``patience`` epochs without a lower val_loss;
             "inverse_time" is lr / (1 + gamma · step), Keras's decay.
+        warmup_epochs: Over which "cosine" first rises from 0; networks trained from scratch want some.
         milestones: Epochs, for "step".
         gamma: Factor of "step" and "plateau", decay per step of "inverse_time".
         patience: Epochs, for "plateau".
@@ -70,6 +72,7 @@ class TrainingOptions(TypedDict, total=False):
     momentum: float
     backbone_lr_scale: float
     schedule: Literal["none", "step", "cosine", "plateau", "inverse_time"]
+    warmup_epochs: float
     milestones: Sequence[int]
     gamma: float
     patience: int
@@ -91,6 +94,7 @@ _DEFAULTS: TrainingOptions = {
     "momentum": 0.9,
     "backbone_lr_scale": 1.0,
     "schedule": "none",
+    "warmup_epochs": 0.0,
     "milestones": (),
     "gamma": 0.1,
     "patience": 5,
@@ -548,10 +552,17 @@ class ActionRecognizer(LightningModule):
         if o["schedule"] == "step":
             return {"scheduler": lrs.MultiStepLR(optimizer, list(o["milestones"]), o["gamma"])}
         if o["schedule"] == "cosine":
-            epochs = self.trainer.max_epochs
+            epochs, total = self.trainer.max_epochs, float(self.trainer.estimated_stepping_batches)
             if not epochs or epochs < 1:
-                raise ConfigError("schedule='cosine' ends at the last epoch; give the Trainer max_epochs")
-            return {"scheduler": lrs.CosineAnnealingLR(optimizer, epochs)}
+                raise ConfigError("schedule='cosine' ends at the last step; give the Trainer max_epochs")
+            warmup = round(o["warmup_epochs"] / epochs * total)
+
+            def share(step: int) -> float:
+                if step < warmup:
+                    return float((step + 1) / warmup)
+                return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1.0, total - warmup))
+
+            return {"scheduler": lrs.LambdaLR(optimizer, share), "interval": "step"}
         if o["schedule"] == "plateau":
             plateau = lrs.ReduceLROnPlateau(optimizer, factor=o["gamma"], patience=o["patience"])
             return {"scheduler": plateau, "monitor": "val_loss"}

@@ -319,3 +319,11 @@ def test_both_lightnings(first, environment, expected, monkeypatch, tmp_path):
     code = BOTH.format(first=first, expected=expected)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_cosine_rises_first_where_asked():
+    module = tsn(schedule="cosine", lr=1.0, warmup_epochs=1.0)
+    seen = []
+    module.on_train_batch_start = lambda *_: seen.append(module.optimizers().param_groups[0]["lr"])
+    trainer(max_epochs=3).fit(module, loader())  # two steps an epoch
+    assert seen == pytest.approx([0.5, 1.0, 1.0, 0.8535534, 0.5, 0.1464466])
