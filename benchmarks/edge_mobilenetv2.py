@@ -1,0 +1,162 @@
+"""One frame through MobileNetV2 1.0 at 224: our int8 export in ONNX Runtime against LiteRT and our own float export.
+
+The weights are study E's quantized ImageNet .tflite. LiteRT runs that file as it is; ours are its weights, made float,
+exported, and quantized again per channel, calibrated on frames of real clips. All run in this process, interleaved, so
+that a busy machine is busy for all. Agreement is of ImageNet's top-1, and of frame features by cosine, on frames that
+did not calibrate. Printed and written with the machine's name and instruction sets:
+
+    python benchmarks/edge_mobilenetv2.py --tflite mobilenet_v2_1.0_224_quant.tflite --videos clips/
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lightning_har.data.decode import open_video
+from lightning_har.edge.export import _write_onnx
+from lightning_har.edge.graphs import Graph, Normalize
+from lightning_har.edge.quantize import quantize_onnx
+from lightning_har.edge.runtime import open_graph
+from lightning_har.spec import InputSpec
+from lightning_har.weights.mobilenetv2_tflite import NUM_CLASSES, TIMM_ARGUMENTS, input_range, mobilenetv2_state_dict
+
+
+class Classifier(nn.Module):
+    """uint8 frame to ImageNet logits."""
+
+    def __init__(self, tflite: Path) -> None:
+        import timm
+
+        super().__init__()
+        low, high = input_range(tflite)
+        self.normalize = Normalize(InputSpec(1, (224, 224), (low, high), (0.0,), (1.0,)), rank=4)
+        self.net = timm.create_model("mobilenetv2_100", num_classes=NUM_CLASSES, **TIMM_ARGUMENTS)
+        self.net.load_state_dict(mobilenetv2_state_dict(tflite))
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        """(1, 3, 224, 224) uint8 to logits (1, 1001)."""
+        return (self.net(self.normalize(frame)),)
+
+
+def frames_of(folder: Path, count: int) -> np.ndarray:
+    """(N, 3, 224, 224) uint8, the middle frame of every n-th clip."""
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".mp4", ".avi", ".mkv", ".webm"))
+    if not paths:
+        raise SystemExit(f"no videos in {folder}")
+    images = []
+    for path in paths[:: max(len(paths) // count, 1)][:count]:
+        video = open_video(path)
+        images.append(video.read([video.num_frames // 2], (224, 224))[0].transpose(2, 0, 1))
+        video.close()
+    return np.ascontiguousarray(images)
+
+
+def instruction_sets() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.machine()
+    flags = next((line.split(":")[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
+    wanted = ("avx", "fma", "amx", "asimd", "neon", "i8mm", "sve")
+    return " ".join(f for f in flags if f.startswith(wanted)) or platform.machine()
+
+
+def cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tflite", type=Path, required=True)
+    parser.add_argument("--videos", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument("--frames", type=int, default=128, help="half calibrate, half are compared")
+    parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results" / "edge_mobilenetv2.csv")
+    args = parser.parse_args()
+    from ai_edge_litert.interpreter import Interpreter
+
+    images = frames_of(args.videos, args.frames)
+    fit, check = images[::2], images[1::2]
+    net = Classifier(args.tflite).eval().requires_grad_(False)
+    with tempfile.TemporaryDirectory() as folder:
+        float_path, int8_path = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        example = torch.from_numpy(fit[:1])
+        _write_onnx(Graph("frame", net, {"frame": example}, ("logits",), lambda clip: iter(())), float_path, None)
+        quantize_onnx(float_path, int8_path, ((torch.from_numpy(x[None]),) for x in fit))
+        sizes = {"ort float": float_path.stat().st_size, "ort int8": int8_path.stat().st_size}
+        graphs = {"ort float": open_graph(float_path, args.threads), "ort int8": open_graph(int8_path, args.threads)}
+    sizes["litert"] = args.tflite.stat().st_size
+    interpreter = Interpreter(str(args.tflite), num_threads=args.threads)
+    interpreter.allocate_tensors()
+    source, target = interpreter.get_input_details()[0]["index"], interpreter.get_output_details()[0]["index"]
+
+    def litert(nhwc: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(source, nhwc)
+        interpreter.invoke()
+        return interpreter.get_tensor(target)
+
+    # Each engine is given the layout it takes; neither pays for a transposition.
+    planes = [np.ascontiguousarray(x[None]) for x in check]
+    pixels = [np.ascontiguousarray(x[None].transpose(0, 2, 3, 1)) for x in check]
+    engines = {
+        "ort int8": lambda i: graphs["ort int8"]([planes[i]])[0],
+        "ort float": lambda i: graphs["ort float"]([planes[i]])[0],
+        "litert": lambda i: litert(pixels[i]),
+    }
+    answers = {name: np.concatenate([run(i) for i in range(len(check))]).argmax(1) for name, run in engines.items()}
+    with torch.no_grad():
+        reference = torch.cat([net(torch.from_numpy(x))[0] for x in planes]).argmax(1).numpy()
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for k in range(args.rounds):
+        for name, run in engines.items():
+            begin = time.perf_counter()
+            run(k % len(check))
+            times[name].append(1000 * (time.perf_counter() - begin))
+    median = {name: float(np.median(t)) for name, t in times.items()}
+    rows = [
+        {
+            "engine": name,
+            "threads": args.threads,
+            "p50_ms": round(median[name], 3),
+            "p95_ms": round(float(np.percentile(times[name], 95)), 3),
+            "least_ms": round(float(np.min(times[name])), 3),
+            "int8_over_this": round(median["ort int8"] / median[name], 3),
+            "top1_as_pytorch_float": round(float((answers[name] == reference).mean()), 3),
+            "top1_as_litert": round(float((answers[name] == answers["litert"]).mean()), 3),
+            "frames_compared": len(check),
+            "size_mb": round(sizes[name] / 1e6, 2),
+            "cpu": cpu(),
+            "instruction_sets": instruction_sets(),
+        }
+        for name in engines
+    ]
+    print(f"{cpu()}: {instruction_sets()}")
+    for row in rows:
+        print("  ".join(f"{k} {v}" for k, v in row.items() if k not in ("cpu", "instruction_sets")))
+    for name, wanted in (("litert", 0.55), ("ort float", 0.6)):
+        ratio = median["ort int8"] / median[name]
+        print(f"int8 / {name}: {ratio:.2f}, wanted at most {wanted}: {'held' if ratio <= wanted else 'NOT held'}")
+    args.csv.parent.mkdir(parents=True, exist_ok=True)
+    with args.csv.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"wrote {args.csv}")
+
+
+if __name__ == "__main__":
+    main()

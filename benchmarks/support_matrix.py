@@ -1,0 +1,145 @@
+"""Which model goes into which format at which precision: tried, not claimed. Writes docs/support-matrix.md.
+
+Each cell is an export of a small, untrained model that was written, loaded, run and compared with PyTorch. A refusal is
+quoted. The Inductor column quantizes with PT2E for x86 and runs the quantized graph.
+
+    python benchmarks/support_matrix.py [--only gru i3d] [--out docs/support-matrix.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lightning_har.edge.calibration import collect, inputs_of
+from lightning_har.edge.export import export
+from lightning_har.edge.graphs import build_graphs
+from lightning_har.edge.quantize import quantize_pt2e
+from lightning_har.errors import HarError
+from lightning_har.modules.cnn_rnn import CNNRNNModule
+from lightning_har.modules.tsn import TSNModule
+
+
+def cnn_rnn(temporal: Any, **kwargs: Any) -> Callable[[], Any]:
+    options = {"backbone": "mobilenetv2_100", "hidden": 32, "num_frames": 8, "input_size": 96} | kwargs
+    return lambda: CNNRNNModule(4, temporal=temporal, pretrained=False, **options)
+
+
+def tsn(**kwargs: Any) -> Callable[[], Any]:
+    return lambda: TSNModule(4, num_segments=4, pretrained=False, input_size=96, **{"backbone": "resnet18"} | kwargs)
+
+
+def i3d() -> Any:
+    from lightning_har.modules.i3d import I3DModule
+
+    return I3DModule(4, pretrained=False, num_frames=16, input_size=112)
+
+
+def s3d() -> Any:
+    from lightning_har.modules.s3d import S3DModule
+
+    return S3DModule(4, num_frames=16, input_size=112)
+
+
+MODELS: dict[str, tuple[Callable[[], Any], str]] = {
+    "gru": (cnn_rnn("gru"), "frames"),
+    "lstm": (cnn_rnn("lstm"), "frames"),
+    "avg": (cnn_rnn("avg"), "frames"),
+    "convnet1d": (cnn_rnn("convnet1d"), "frames"),
+    "convlstm": (cnn_rnn("convlstm", input_size=128), "frames"),
+    "attention": (cnn_rnn("attention"), "frames"),
+    "gru, streaming": (cnn_rnn("gru"), "stream"),
+    "tsn resnet18": (tsn(), "frames"),
+    "tsn resnet18, whole clip": (tsn(), "clip"),
+    "tsm resnet18": (tsn(temporal_shift=True), "clip"),
+    "tsm resnet18, streaming": (tsn(temporal_shift="causal"), "stream"),
+    "i3d": (i3d, "clip"),
+    "s3d": (s3d, "clip"),
+}
+
+
+def batches(module: Any) -> list[dict[str, Any]]:
+    spec = module.spec
+    torch.manual_seed(0)
+    shape = (1, spec.channels, spec.num_frames, *spec.size)
+    return [
+        {
+            "video": torch.randint(0, 256, shape, dtype=torch.uint8),
+            "label": torch.tensor([i % 4]),
+            "id": [str(i)],
+            "path": [str(i)],
+            "failures": [],
+        }
+        for i in range(4)
+    ]
+
+
+def attempt(work: Callable[[], str]) -> str:
+    try:
+        return work()
+    except HarError as error:
+        return "no: " + str(error).split(". ")[0].replace("|", "/").replace("\n", " ")[:160]
+    except Exception as error:  # an engine's own error is an answer too; its type says that we did not expect it
+        return f"no ({type(error).__name__}): " + " ".join(str(error).split()).replace("|", "/")[:120]
+
+
+def exported(build: Callable[[], Any], kind: Any, format: Any, int8: bool) -> str:
+    module = build().eval()
+    with tempfile.TemporaryDirectory() as folder:
+        report = export(
+            module, folder, format=format, int8=int8, calibration=batches(module) if int8 else None, kind=kind
+        )
+    return f"yes, {report.size_bytes / 1e6:.1f} MB, ±{report.max_error:.0e}"
+
+
+def inductor(build: Callable[[], Any], kind: Any) -> str:
+    module = build().eval()
+    clips = collect(module, batches(module))
+    worst = 0.0
+    for graph in build_graphs(module, kind):
+        example = tuple(graph.inputs.values())
+        quantized = quantize_pt2e(graph.net, example, inputs_of(graph, clips.fit), "x86")
+        with torch.no_grad():
+            given, expected = quantized(*example), graph.net(*example)
+        worst = max(worst, *(float((x - y).abs().max()) for x, y in zip(given, expected, strict=True)))
+    return f"quantizes, ±{worst:.0e}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=list(MODELS), help="models to try (default: all)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "support-matrix.md")
+    args = parser.parse_args()
+    columns = ["ONNX float32", "ONNX int8", "ExecuTorch float32", "ExecuTorch int8", "PT2E x86 int8"]
+    lines = ["| model | cut as | " + " | ".join(columns) + " |", "|---" * (len(columns) + 2) + "|"]
+    for name in args.only or MODELS:
+        build, kind = MODELS[name]
+        cells = [
+            attempt(lambda f=f, q=q, b=build, k=kind: exported(b, k, f, q))
+            for f in ("onnx", "executorch")
+            for q in (False, True)
+        ]
+        cells.append(attempt(lambda b=build, k=kind: inductor(b, k)))
+        lines.append(f"| {name} | {kind} | " + " | ".join(cells) + " |")
+        print(lines[-1], flush=True)
+    packages = ("torch", "torchao", "executorch", "onnxruntime", "onnxscript")
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+    args.out.write_text(
+        "# What exports\n\n"
+        "Made by `python benchmarks/support_matrix.py`, which writes, loads, runs and compares each of these. "
+        "The models are small and untrained: the size is theirs, and ± is the greatest difference of a logit from "
+        "PyTorch's float (of an int8 network with random weights it says little; agreement is measured on trained "
+        f"ones).\n\nWith {versions} on {platform.machine()}.\n\n" + "\n".join(lines) + "\n"
+    )
+    print(f"wrote {args.out}")
+
+
+if __name__ == "__main__":
+    main()
