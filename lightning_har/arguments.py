@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lightning_har._lightning import Trainer
+from lightning_har.data.datamodule import ActionDataModule
+from lightning_har.data.named import HELP, data_factory
 from lightning_har.errors import ConfigError
 
 _OURS = ("callbacks", "logger")
@@ -36,6 +38,8 @@ class Arguments:
         seed: Of weights, shuffling and augmentation.
         resume: Run folder or checkpoint to continue from.
         variant: The one variant to run, of a recipe that has several.
+        replaced: Other data than the recipe's was asked for.
+        refit_all: Train on all data, test on none.
         module_class: The module's class.
         module: Its keyword arguments, without num_classes where the data gives it.
         data_class: The data module's class.
@@ -49,6 +53,8 @@ class Arguments:
     seed: int
     resume: Path | None
     variant: str | None
+    replaced: bool
+    refit_all: bool
     module_class: type
     module: dict[str, Any]
     data_class: type
@@ -110,8 +116,15 @@ def parse(
     """
     from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
+    argv = _with_config_of_resumed(list(argv), variant)
+    on = _other_data(argv)
     module_class, module_keywords = split_partial(module, "module")
     data_class, data_keywords = split_partial(data, "data")
+    overrides = dict(overrides or {})
+    if on is not None:
+        data_class, data_keywords = _replace(on, data_keywords)
+        accepted = _parameters(data_class)
+        overrides = {k: v for k, v in overrides.items() if not k.startswith("data.") or k.split(".")[1] in accepted}
     fixed = {name: module_keywords.pop(name) for name in ("num_classes",) if name in module_keywords}
     objects = {name: trainer[name] for name in _OURS if name in trainer}
 
@@ -123,6 +136,11 @@ def parse(
     parser.add_argument("--smoke", action="store_true", help="a couple of steps on tiny fake data, in seconds")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the run (default: 0)")
     parser.add_argument("--resume", type=str, metavar="DIR|CKPT", help="continue a run that was stopped")
+    parser.add_argument("--on", type=str, metavar="DATA", help=f"other data than the recipe's: {HELP}")
+    parser.add_argument("--epochs", type=int, metavar="N", help="short for --trainer.max_epochs N")
+    parser.add_argument(
+        "--refit-all", action="store_true", help="train on all data for deployment, --epochs N; no score is left"
+    )
     if variants:
         parser.add_argument("--variant", type=str, help=f"run only one of {', '.join(variants)}")
     parser.add_class_arguments(module_class, "module", skip={"num_classes"}, fail_untyped=False)
@@ -132,9 +150,11 @@ def parse(
     defaults = {f"module.{k}": v for k, v in module_keywords.items()}
     defaults |= {f"data.{k}": v for k, v in data_keywords.items() if k != "spec"}
     defaults |= {f"trainer.{k}": v for k, v in trainer.items() if k not in _OURS}
-    defaults |= dict(overrides or {})
+    defaults |= overrides
     if smoke_folder is not None and "--smoke" in argv and not {"-h", "--help"} & set(argv):
         defaults |= _smoke_defaults(module_class, data_class, smoke_folder) | dict(smoke or {})
+    if "manifest" in data_keywords and "feature_dim" in _parameters(module_class):
+        defaults |= {"module.backbone": None, "module.feature_dim": _width(data_class, data_keywords)}
     for name in defaults:
         if not any(name == a.dest or name.startswith(f"{a.dest}.") for a in parser._actions if "." in a.dest):
             group = name.split(".")[0]
@@ -142,30 +162,76 @@ def parse(
             raise ConfigError(f"recipe {recipe}: {name} is taken by nothing{_nearest(name, taken)}")
     parser.set_defaults(defaults)
     try:
-        parsed = parser.parse_args(_with_config_of_resumed(list(argv), variant))
+        parsed = parser.parse_args(argv)
         built = parser.instantiate_classes(parsed, instantiate_groups=False)
     except ArgumentError as error:
         raise ConfigError(_readable(str(error), parser, recipe)) from error
     if variants and parsed.variant is not None and parsed.variant not in variants:
         raise ConfigError(f"no variant {parsed.variant!r}; this recipe has {', '.join(variants)}")
+    if parsed.refit_all and parsed.epochs is None:
+        raise ConfigError("--refit-all leaves no validation to stop by; say how long to train with --epochs N")
     replayed = parsed.clone()
     for name in ("config", "out", "smoke", "resume"):
         replayed.pop(name, None)
     if variant is not None:
         replayed.variant = variant
+    trainer_keywords = dict(vars(built.trainer)) | objects
+    if parsed.epochs is not None:
+        trainer_keywords["max_epochs"] = parsed.epochs
     return Arguments(
         out=Path(parsed.out) if parsed.out else None,
         smoke=parsed.smoke,
         seed=parsed.seed,
         resume=Path(parsed.resume) if parsed.resume else None,
         variant=parsed.variant if variants else None,
+        replaced=on is not None,
+        refit_all=parsed.refit_all,
         module_class=module_class,
         module=dict(vars(built.module)) | fixed,
         data_class=data_class,
         data=dict(vars(built.data)) | {k: v for k, v in data_keywords.items() if k == "spec"},
-        trainer=dict(vars(built.trainer)) | objects,
+        trainer=trainer_keywords,
         yaml=parser.dump(replayed, skip_validation=True),
     )
+
+
+def _other_data(argv: Sequence[str]) -> str | None:
+    """What ``--on`` says: it has to be known before the parser that reads it is built."""
+    found = _value(argv, "--on")
+    config = _value(argv, "--config")
+    if found is None and config is not None and Path(config).is_file():
+        import yaml
+
+        replayed = yaml.safe_load(Path(config).read_text())
+        found = replayed.get("on") if isinstance(replayed, dict) else None
+    return found
+
+
+def _value(argv: Sequence[str], name: str) -> str | None:
+    found = None
+    for argument, following in zip(argv, [*argv, ""][1:], strict=True):
+        if argument == name:
+            found = following
+        elif argument.startswith(f"{name}="):
+            found = argument.removeprefix(f"{name}=")
+    return found
+
+
+def _replace(on: str, keywords: Mapping[str, Any]) -> tuple[type, dict[str, Any]]:
+    """The data that ``--on`` names, with as much of the recipe's settings as any data module takes."""
+    data_class, given = split_partial(data_factory(on), "data")
+    common = set(inspect.signature(ActionDataModule.__init__).parameters) - {"self", "spec"}
+    return data_class, {k: v for k, v in keywords.items() if k in common} | given
+
+
+def _parameters(cls: type) -> set[str]:
+    """Names of the constructor's parameters, those of its bases included."""
+    return {name for base in cls.__mro__ if "__init__" in vars(base) for name in inspect.signature(base).parameters}
+
+
+def _width(data_class: type, keywords: Mapping[str, Any]) -> int:
+    width: int = data_class(manifest=keywords["manifest"]).feature_shape[1]
+    return width
 
 
 def _smoke_defaults(module_class: type, data_class: type, folder: Path) -> dict[str, Any]:
@@ -182,15 +248,10 @@ def _with_config_of_resumed(argv: list[str], variant: str | None) -> list[str]:
     """A resumed run keeps its arguments: its config.yaml is read first, unless another is given."""
     if any(a == "--config" or a.startswith("--config=") for a in argv):
         return argv
-    folder = None
-    for argument, following in zip(argv, [*argv, ""][1:], strict=True):
-        if argument == "--resume":
-            folder = Path(following)
-        elif argument.startswith("--resume="):
-            folder = Path(argument.removeprefix("--resume="))
-    if folder is None:
+    resumed = _value(argv, "--resume")
+    if resumed is None:
         return argv
-    folder = folder if folder.is_dir() else folder.parent
+    folder = Path(resumed) if Path(resumed).is_dir() else Path(resumed).parent
     for config in (folder / (variant or "") / "config.yaml", folder / "config.yaml"):
         if config.is_file():
             return ["--config", str(config), *argv]

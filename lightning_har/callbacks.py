@@ -9,12 +9,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_har._lightning import Callback, pl
 from lightning_har.errors import HarError
 from lightning_har.types import Batch, Failure, Video
+
+EarlyStopping = pl.callbacks.EarlyStopping
+"""Lightning's own, of whichever of its two packages is in use."""
 
 
 class DataClock(Callback):  # type: ignore[misc]
@@ -235,6 +239,22 @@ class RunProgress(Callback):  # type: ignore[misc]
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave the terminal as it was."""
         self._stop()
+
+
+class EpochSeed(Callback):  # type: ignore[misc]
+    """Draws dropout and mixing from (seed, epoch, rank), so that a resumed run draws what it would have drawn.
+
+    Args:
+        seed: Of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Seed PyTorch's generators anew."""
+        mixed = np.random.SeedSequence((self.seed, trainer.current_epoch, trainer.global_rank))
+        torch.manual_seed(int(mixed.generate_state(1)[0]))
 
 
 class StopOnNaN(Callback):  # type: ignore[misc]

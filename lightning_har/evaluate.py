@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_har.bench.cost import Cost, count_macs, count_parameters, select
-from lightning_har.bench.latency import Latency, measure_latency
+from lightning_har._lightning import Trainer
+from lightning_har.bench.cost import Cost, count_macs, count_parameters, example_video, select
+from lightning_har.bench.latency import Latency, measure_latency, measure_reading
+from lightning_har.bench.memory import PeakMemory
 from lightning_har.bench.predictions import Predictions, write_classification_report, write_predictions
-from lightning_har.bench.report import Protocol, Report, write_report
+from lightning_har.bench.report import SCHEMA_VERSION, Protocol, Report, commit, hardware, versions, write_report
 from lightning_har.callbacks import CollectOutputs
+from lightning_har.data.named import data_factory
+from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.types import ClassNames
 from lightning_har.viz.confusion import save_confusion_matrix
@@ -66,9 +71,10 @@ def protocol(datamodule: Any, module: ActionRecognizer) -> Protocol:
         told = one.to_dict()
     test = datamodule.manifests.get("test")
     fold = getattr(datamodule, "fold", None)
+    split = "none" if test is None else "test"
     return {
         "data": type(datamodule).__name__,
-        "split": "test" if fold is None else f"test, fold {fold}",
+        "split": split if fold is None else f"{split}, fold {fold}",
         "file_list_sha256": test.sha256() if test is not None else None,
         "sampling": told,
         "views": one.num_views,
@@ -79,14 +85,17 @@ def protocol(datamodule: Any, module: ActionRecognizer) -> Protocol:
 def measure(
     module: ActionRecognizer, outputs: CollectOutputs, device: torch.device, checkpoint: Path
 ) -> tuple[Cost, Latency | None]:
-    """Sizes and speed, on the clips that the test began with."""
+    """Sizes and speed, on the clips that the test began with; without a test, on a black one."""
     parameters, trainable = count_parameters(module)
     macs, latency = None, None
-    if outputs.example is not None:
+    example = outputs.example
+    if example is None and module.spec is not None:
+        example = example_video(module.spec)
+    if example is not None:
         module.to(device)
-        clip = select(outputs.example, slice(1))
+        clip = select(example, slice(1))
         macs = count_macs(module, clip)
-        latency = measure_latency(module, clip, batch=outputs.example, budget_s=2.0)
+        latency = measure_latency(module, clip, batch=example, budget_s=2.0)
     cost: Cost = {
         "parameters": parameters,
         "trainable_parameters": trainable,
@@ -109,3 +118,118 @@ def write_run(folder: Path, report: Report, heads: dict[str, Predictions], outpu
         suffix = "" if len(heads) == 1 else f"_{head}"
         path = folder / f"confusion_matrix{suffix}.png"
         save_confusion_matrix(predictions.confusion(), predictions.class_names, path)
+
+
+def score_checkpoint(
+    checkpoint: str | Path,
+    data: str,
+    out: Path,
+    *,
+    fold: str | None = None,
+    batch_size: int = 8,
+    num_workers: int | None = None,
+    trainer: Mapping[str, Any] | None = None,
+) -> Report:
+    """Score a trained model on the test clips of some data, and measure its cost. Nothing is trained.
+
+    Args:
+        checkpoint: A .ckpt, the folder of a run, or what ``lightning_har.load`` takes.
+        data: See ``lightning_har.data.named``.
+        out: Takes the files that a run's folder has, but for what training leaves.
+        fold: To test on, of a CSV with folds; of an official data set its split.
+        batch_size: Clips at a time.
+        num_workers: Processes that read.
+        trainer: Arguments of Lightning's Trainer.
+
+    Raises:
+        ConfigError: The data's classes are not the checkpoint's, or it has no test clips.
+        WeightsError: There is no such checkpoint.
+    """
+    factory = data_factory(data)
+    keywords: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+    if fold is not None:
+        official = "split" in inspect.signature(factory.func).parameters
+        keywords |= {"split": int(fold)} if official and fold.isdigit() else {"fold": fold}
+    datamodule = factory(**keywords)
+    module, path = _load(checkpoint)
+    check_classes(module, datamodule.class_names, str(checkpoint))
+    if "test" not in datamodule.manifests:
+        raise ConfigError(f"{data} has no test clips")
+    datamodule.spec = module.spec
+    if module.eval_sampling is not None:
+        datamodule.eval_sampling = module.eval_sampling
+    outputs = CollectOutputs()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "inference_mode": True}
+    given = {k: v for k, v in (trainer or {}).items() if v is not None}
+    tester = Trainer(**quiet, **given, default_root_dir=out, callbacks=[outputs])
+    device = tester.strategy.root_device
+    with PeakMemory(device) as memory:
+        tester.test(module, datamodule=datamodule, verbose=False)
+    measured = {key: float(value) for key, value in tester.callback_metrics.items()}
+    heads = predictions_by_head(outputs, module.class_names)
+    cost, latency = measure(module, outputs, device, path)
+    report: Report = {
+        "schema_version": SCHEMA_VERSION,
+        "recipe": str(checkpoint),
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": hardware(device),
+        "seed": None,
+        "protocol": protocol(datamodule, module),
+        "files": {"scored": len(outputs.ids), "skipped": len(outputs.failures)},
+        "metrics": {"test": split_scores(measured, "test_", module)},
+        "cost": cost,
+        "memory": {"train_peak_bytes": None, "test_peak_bytes": memory.peak_bytes},
+        "latency": latency,
+        "reading": measure_reading(datamodule.dataset("test")),
+        "note": None,
+        "runs": [],
+    }
+    report["runs"] = [{key: value for key, value in report.items() if key != "runs"}]
+    out.mkdir(parents=True, exist_ok=True)
+    write_run(out, report, heads, outputs)
+    return report
+
+
+def check_classes(module: ActionRecognizer, names: ClassNames | None, what: str) -> None:
+    """Refuse data whose classes are not the model's, in the same order.
+
+    Args:
+        module: The model.
+        names: The data's.
+        what: The model's name, for the message.
+
+    Raises:
+        ConfigError: With both lists.
+    """
+    ours = module.class_names
+    if names is None:
+        raise ConfigError("the data has no labels to score against")
+    if ours is None:
+        counts = {h: len(n) for h, n in names.items()} if isinstance(names, dict) else len(names)
+        expected = dict(module.num_classes) if isinstance(module.num_classes, Mapping) else module.num_classes
+        if counts != expected:
+            raise ConfigError(f"{what} has {expected} classes, without names; the data has {counts}: {_listing(names)}")
+    elif ours != names:
+        raise ConfigError(
+            f"the classes differ; no score would mean anything.\n{what}: {_listing(ours)}\nthe data: {_listing(names)}"
+        )
+
+
+def _listing(names: ClassNames) -> str:
+    if isinstance(names, dict):
+        return "; ".join(f"{head} ({len(n)}): {', '.join(n)}" for head, n in names.items())
+    return f"({len(names)}) {', '.join(names)}"
+
+
+def _load(checkpoint: str | Path) -> tuple[ActionRecognizer, Path]:
+    from lightning_har.modules import load_checkpoint
+    from lightning_har.modules.pretrained import load
+
+    path = Path(checkpoint)
+    if path.is_dir() and (path / "best.ckpt").is_file():
+        path = path / "best.ckpt"
+    if path.suffix == ".ckpt":
+        return load_checkpoint(path), path
+    weights = path / "model.safetensors"
+    return load(checkpoint), weights

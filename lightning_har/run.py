@@ -20,6 +20,7 @@ import torch
 
 from lightning_har._lightning import Trainer, base_name, pl
 from lightning_har.arguments import Arguments, parse
+from lightning_har.bench.latency import measure_reading
 from lightning_har.bench.memory import PeakMemory
 from lightning_har.bench.predictions import Predictions
 from lightning_har.bench.report import (
@@ -33,7 +34,9 @@ from lightning_har.bench.report import (
 from lightning_har.callbacks import (
     CollectOutputs,
     DataClock,
+    EarlyStopping,
     EpochLog,
+    EpochSeed,
     RunProgress,
     SaveOnInterrupt,
     StopOnNaN,
@@ -90,6 +93,10 @@ def run(
         KeyboardInterrupt: Ctrl-C, after a checkpoint is written; the message says how to resume.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--variants"]:  # asked by the benchmark, which gives each a process of its own
+        for one in variants or ():
+            _say(one)
+        return {}
     name = name or Path(sys.argv[0]).stem or "run"
     default = _default_folder(name)
     planned: list[tuple[str, Arguments, Path, Path | None]] = []
@@ -122,7 +129,7 @@ def run(
                 checkpoint,
                 recipe=f"{name}/{variant}" if variant else name,
                 monitor=monitor,
-                extra_metrics=extra_metrics,
+                extra_metrics=None if args.replaced else extra_metrics,  # theirs are the names of the recipe's data
             )
             for variant, args, place, checkpoint in planned
         }
@@ -145,26 +152,31 @@ def _run_one(
     # Weights are fetched here, before any video is rendered, downloaded or read. A checkpoint has its own.
     module = _build_module(args, datamodule, fetch=resume_from is None)
     _introduce(module, datamodule, args)
+    if args.smoke:
+        _fake_flow(module, datamodule)
+    if args.refit_all:
+        _all_for_training(datamodule, module)
     if _is_first_process():
         _say(f"{recipe}: writing to {folder}")
 
     clock, outputs = DataClock(), CollectOutputs()
     interactive = sys.stdout.isatty() and args.trainer.get("enable_progress_bar") is not False
     log = EpochLog(folder / "metrics.csv", clock, echo=not interactive)
-    best, callbacks = _checkpointing(folder, module, monitor)
-    callbacks += [clock, log, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
+    best, callbacks = _checkpointing(folder, module, None if args.refit_all else monitor)
+    callbacks += [EpochSeed(args.seed), clock, log, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
     callbacks += [RunProgress(clock)] if interactive else []
     trainer = _build_trainer(args, folder, callbacks)
     device = trainer.strategy.root_device
 
     with PeakMemory(device) as train_memory:
         _fit(trainer, module, datamodule, resume_from, folder)
+    scores: dict[str, Any] = {}
     if best.best_model_path:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
-        scores = {"val": split_scores(log.row_of(state["epoch"]), "val_", module)}
-    else:  # such as fast_dev_run
-        scores = {}
+        scores = {"val": split_scores(log.row_of(state["epoch"]), "val_", module)} if not args.refit_all else {}
+    elif trainer.max_epochs == 0:  # checkpoints that are only put together
+        trainer.save_checkpoint(folder / BEST, weights_only=True)
     with PeakMemory(device) as test_memory:
         if "test" in datamodule.manifests:
             trainer.test(module, datamodule=datamodule, verbose=False)
@@ -180,6 +192,7 @@ def _run_one(
         _say(f"{len(outputs.failures)} test videos could not be read: {shown}")
 
     cost, latency = measure(module, outputs, device, folder / BEST)
+    reading = measure_reading(datamodule.dataset("test")) if outputs.ids else None
     report: Report = {
         "schema_version": SCHEMA_VERSION,
         "recipe": recipe,
@@ -193,6 +206,8 @@ def _run_one(
         "cost": cost,
         "memory": {"train_peak_bytes": train_memory.peak_bytes, "test_peak_bytes": test_memory.peak_bytes},
         "latency": latency,
+        "reading": reading,
+        "note": REFITTED if args.refit_all else None,
         "runs": [],
     }
     report["runs"] = [{key: value for key, value in report.items() if key != "runs"}]
@@ -275,19 +290,42 @@ def _introduce(module: ActionRecognizer, datamodule: Any, args: Arguments) -> No
     module.class_names = names
 
 
+REFITTED = "trained on all data, test clips included: no held-out score exists"
+
+
+def _all_for_training(datamodule: Any, module: ActionRecognizer) -> None:
+    if module.options["schedule"] == "plateau":
+        raise ConfigError("schedule='plateau' watches the validation, and --refit-all leaves none; take another")
+    found = datamodule.manifests
+    merged = found["train"].with_records(r for split in ("train", "val", "test") for r in found.get(split, ()))
+    found.clear()
+    found["train"] = merged
+
+
+def _fake_flow(module: ActionRecognizer, datamodule: Any) -> None:
+    """Fake data comes without flow; compute it where the network takes some."""
+    specs = module.spec.values() if isinstance(module.spec, Mapping) else [module.spec]
+    if any(spec is not None and spec.modality == "flow" for spec in specs):
+        from lightning_har.data.flow import cache_flow
+
+        datamodule.flow_root = Path(datamodule.root) / "flow"
+        for manifest in datamodule.manifests.values():
+            cache_flow(manifest, datamodule.flow_root, method="lucas_kanade", workers=0)
+
+
 def _shown(names: ClassNames) -> str:
     flat = [f"{h}: {n[0]}, ..." for h, n in names.items()] if isinstance(names, dict) else list(names[:5])
     return ", ".join(flat) + (", ..." if not isinstance(names, dict) and len(names) > 5 else "")
 
 
-def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str) -> tuple[Any, list[Any]]:
-    if isinstance(module.num_classes, Mapping) and monitor.startswith("val_top"):
+def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str | None) -> tuple[Any, list[Any]]:
+    if monitor is not None and isinstance(module.num_classes, Mapping) and monitor.startswith("val_top"):
         monitor = monitor.replace("val_", "val_action_", 1)
     best = pl.callbacks.ModelCheckpoint(
         dirpath=folder,
         filename=Path(BEST).stem,
         monitor=monitor,
-        mode="min" if monitor.endswith("loss") else "max",
+        mode="min" if monitor is None or monitor.endswith("loss") else "max",
         save_weights_only=True,
         enable_version_counter=False,
     )
@@ -301,14 +339,20 @@ def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str) -> tupl
 
 
 def _build_trainer(args: Arguments, folder: Path, callbacks: list[Any]) -> Any:
+    theirs = copy.deepcopy(_listed(args.trainer.get("callbacks")))
+    unwatched: dict[str, Any] = {}
+    if args.refit_all:
+        unwatched = {"limit_val_batches": 0, "num_sanity_val_steps": 0}
+        theirs = [c for c in theirs if not isinstance(c, EarlyStopping)]
     keywords = {
         "logger": False,
         **args.trainer,
+        **unwatched,
         "enable_progress_bar": False,  # ours shows the run, not the epoch
         "enable_model_summary": args.trainer.get("enable_model_summary") or False,
         "default_root_dir": folder,
         # A callback has state, and a recipe with variants trains several models.
-        "callbacks": [*callbacks, *copy.deepcopy(_listed(args.trainer.get("callbacks")))],
+        "callbacks": [*callbacks, *theirs],
     }
     return Trainer(**keywords)
 
@@ -372,3 +416,6 @@ def _print_results(reports: Mapping[str, Report]) -> None:
         console = Console()
         console = console if console.is_terminal else Console(width=120)  # a pipe is no narrower than a file
         console.print(results_table(reports))
+        for name, report in reports.items():
+            if report["note"]:
+                console.print(f"{name}: {report['note']}")

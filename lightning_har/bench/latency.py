@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TypedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,32 @@ def measure_latency(module: nn.Module, video: Video, *, batch: Video | None = No
     finally:
         module.train(training)
     clips = _length(video if batch is None else batch)
-    quantiles = torch.quantile(torch.tensor(single, dtype=torch.float64), torch.tensor([0.5, 0.95]).double())
-    p50, p95 = (1000 * quantiles).tolist()
+    p50, p95 = _percentiles(single)
     return {"p50_ms": p50, "p95_ms": p95, "clips_per_s": clips * len(batched) / sum(batched)}
+
+
+def measure_reading(dataset: Sequence[Any], budget_s: float = 2.0) -> Latency:
+    """Time the reading of videos: opening, decoding, cropping, by this process alone. One read warms up.
+
+    Args:
+        dataset: Item ``i`` reads video ``i``; they are taken in turn.
+        budget_s: Seconds; at least 3 videos are timed, at most 200.
+    """
+    dataset[0]
+    times: list[float] = []
+    started = time.perf_counter()
+    while len(times) < 3 or (len(times) < 200 and time.perf_counter() - started < budget_s):
+        begin = time.perf_counter()
+        dataset[(len(times) + 1) % len(dataset)]
+        times.append(time.perf_counter() - begin)
+    p50, p95 = _percentiles(times)
+    return {"p50_ms": p50, "p95_ms": p95, "clips_per_s": len(times) / sum(times)}
+
+
+def _percentiles(times: Sequence[float]) -> tuple[float, float]:
+    """Median and 95th percentile, in ms."""
+    p50, p95 = torch.quantile(torch.tensor(times, dtype=torch.float64), torch.tensor([0.5, 0.95]).double()).tolist()
+    return 1000 * p50, 1000 * p95
 
 
 def _times(module: nn.Module, video: Video, budget_s: float) -> list[float]:

@@ -62,7 +62,11 @@ class Memory(TypedDict):
 
 
 class Report(TypedDict):
-    """``report.json``. ``metrics[split][head]["clip" | "video"]`` maps names to numbers."""
+    """``report.json``. ``metrics[split][head]["clip" | "video"]`` maps names to numbers.
+
+    ``latency`` is the network's, ``reading`` that of decoding and preparing one video by one process; ``note`` is
+    what has to be said of the numbers, if anything.
+    """
 
     schema_version: int
     recipe: str
@@ -76,6 +80,8 @@ class Report(TypedDict):
     cost: Cost
     memory: Memory
     latency: Latency | None
+    reading: Latency | None
+    note: str | None
     runs: list[dict[str, Any]]
 
 

@@ -39,10 +39,12 @@ class TwoStreamModule(ActionRecognizer):
         weight: Of flow, in [0, 1].
         choose_weight: Let each validation set the weight to the one of 21 with the best top-1 (summed over heads).
         average: "logits" or "probabilities".
+        loss: "joint", of the fused scores; or "apart", each stream's own: they share no parameters, so that they learn
+            as if each were trained by itself on the same batches.
         training: See ``TrainingOptions``.
 
     Raises:
-        ConfigError: Unknown family, weight outside [0, 1].
+        ConfigError: Unknown family or loss, weight outside [0, 1].
         WeightsError: A checkpoint of another architecture or other classes.
     """
 
@@ -58,11 +60,14 @@ class TwoStreamModule(ActionRecognizer):
         weight: float = 0.5,
         choose_weight: bool = True,
         average: Literal["logits", "probabilities"] = "logits",
+        loss: Literal["joint", "apart"] = "joint",
         **training: Unpack[TrainingOptions],
     ) -> None:
         families: dict[str, Callable[..., ActionRecognizer]] = {"i3d": I3DModule, "tsn": TSNModule}
         if family not in families:
             raise ConfigError(f"family is {family!r}; it must be 'i3d' or 'tsn'")
+        if loss not in ("joint", "apart"):
+            raise ConfigError(f"loss is {loss!r}; it must be 'joint' or 'apart'")
         streams = {}
         for modality, checkpoint in (("rgb", rgb_checkpoint), ("flow", flow_checkpoint)):
             options = dict(arguments or {})
@@ -85,7 +90,16 @@ class TwoStreamModule(ActionRecognizer):
         self.hparams["rgb_checkpoint"] = self.hparams["flow_checkpoint"] = None
         self.hparams["arguments"] = {**(arguments or {}), "pretrained": False}
         self._choose = choose_weight
+        self._apart = loss == "apart"
         self._hits: Tensor | None = None
+
+    def training_outputs(self, video: Video) -> list[tuple[Logits, float]]:
+        """The fused logits; with each stream's own where those make the loss."""
+        if not self._apart:
+            return super().training_outputs(video)
+        assert isinstance(video, Mapping)
+        rgb, flow = self.net.forward_streams(video)
+        return [(self.net.fuse(rgb, flow), 0.0), (rgb, 1.0), (flow, 1.0)]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and metrics of a batch; counts what every weight would get right."""
