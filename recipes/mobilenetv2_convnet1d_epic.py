@@ -1,0 +1,62 @@
+"""Frozen MobileNetV2 and a ConvNet1D on EPIC-KITCHENS-100. Study C (egocentric actions), section 2.4.
+
+    lightning run recipes/mobilenetv2_convnet1d_epic.py --data.root /data/EPIC-KITCHENS
+
+Reported: (table 1, 13 verb categories) top-1, 3, 5: 18.17, 50.56, 73.69 %; 85,137 trainable parameters, which is the
+count with the 97 + 300 outputs of verbs and nouns (with 13 it is 46,353). (Table 2, all of EPIC-KITCHENS-100) top-1, 3,
+5: verbs 18.80, 43.49, 55.47 %; nouns 3.82, 11.08, 17.76 %; actions 5.01, 8.18, 10.42 %.
+
+From the study: 20 frames spread evenly, 256 × 256, through a frozen ImageNet MobileNetV2; Adam at 1e-3, a fifth of it
+from epoch 35 and again every 20, 100 epochs with early stopping, batch 16 on one GPU; scores are on the validation
+list, since the test labels are not published. Dropout is 0.5 in its text and 0.4 in its code: 0.5 here. Its table 1 is
+on a third of the data, of which it does not say which; here it is all that is on disk. Not given, and chosen here: what
+stops is 10 epochs without a lower validation loss; frames are resized whole.
+"""
+
+from functools import partial
+
+from lightning_har.callbacks import EarlyStopping
+from lightning_har.data.epic_kitchens import EpicKitchensDataModule
+from lightning_har.modules.cnn_rnn import CNNRNNModule
+from lightning_har.run import run
+
+REPORTED = {
+    "on": "EPIC-KITCHENS-100, validation (categories: a third of it)",
+    "categories/top1": {"table 1": 0.1817},
+    "categories/top3": {"table 1": 0.5056},
+    "categories/top5": {"table 1": 0.7369},
+    "verbs_nouns/trainable_parameters": {"table 1, printed beside the categories": 85_137},
+    "verbs_nouns/verb_top1": {"table 2": 0.188},
+    "verbs_nouns/verb_top5": {"table 2": 0.5547},
+    "verbs_nouns/noun_top1": {"table 2": 0.0382},
+    "verbs_nouns/noun_top5": {"table 2": 0.1776},
+    "verbs_nouns/action_top1": {"table 2": 0.0501},
+    "verbs_nouns/action_top5": {"table 2": 0.1042},
+}
+
+if __name__ == "__main__":
+    run(
+        module=partial(
+            CNNRNNModule,
+            backbone="mobilenetv2_100",
+            temporal="convnet1d",
+            hidden=100,
+            dropout=0.5,
+            num_frames=20,
+            input_size=256,
+            freeze_backbone=True,
+            pretrained=True,
+            lr=1e-3,
+            schedule="step",
+            milestones=(35, 55, 75, 95),
+            gamma=0.2,
+            topk=(1, 3, 5),
+        ),
+        data=partial(EpicKitchensDataModule, batch_size=16),
+        trainer={"max_epochs": 100, "callbacks": [EarlyStopping("val_loss", patience=10)]},
+        variants={
+            "categories": {"data.target": "verb_category"},
+            "verbs_nouns": {"data.target": "verb_noun"},
+        },
+        smoke={"module.input_size": 128},
+    )
