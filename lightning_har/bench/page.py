@@ -1,0 +1,307 @@
+"""A benchmark as Markdown, and as one HTML page that needs nothing else: no network, no second file."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning_har.bench.rows import COSTS, Row
+
+
+class Column(NamedTuple):
+    """A column of the table: its head, the value that it sorts by, and the text of its cell."""
+
+    head: str
+    value: Callable[[Row], float | str | None]
+    text: Callable[[Row], str]
+    title: str = ""
+
+
+def _score(key: str, head: str) -> Column:
+    def text(s: Row) -> str:
+        value, std = s["values"].get(key), s["std"].get(key)
+        return "–" if value is None else f"{100 * value:.1f}" + (f" ± {100 * std:.1f}" if std is not None else "")
+
+    return Column(head, lambda s: s["values"].get(key), text, "mean, ± standard deviation over runs")
+
+
+def _cost(key: str, head: str, scale: float, digits: int) -> Column:
+    def text(s: Row) -> str:
+        value = s["values"].get(key)
+        return "–" if value is None else f"{value * scale:,.{digits}f}"
+
+    return Column(head, lambda s: s["values"].get(key), text, COSTS.get(key, key))
+
+
+def _interval(s: Row) -> str:
+    if s["top1_interval"] is None:
+        return s["interval_note"] or "–"
+    low, high = s["top1_interval"]
+    return f"{100 * low:.1f} – {100 * high:.1f}"
+
+
+def reported_text(s: Row, metric: str = "top1") -> str:
+    """What a study reports: every figure with where it stands; "–" for none."""
+    figures = s["reported"].get(metric, {})
+    return "; ".join(f"{100 * v:.1f} ({where})" for where, v in figures.items()) or "–"
+
+
+COLUMNS = (
+    Column("model", lambda s: s["name"], lambda s: s["name"]),
+    Column("runs", lambda s: s["runs"], lambda s: str(s["runs"]), "seeds × folds"),
+    Column("clips", lambda s: s["clips"], lambda s: str(s["clips"]), "test videos, each counted once"),
+    _score("top1", "top-1, measured (%)"),
+    Column(
+        "95 % interval", lambda s: (s["top1_interval"] or [None])[0], _interval, "Wilson, clips taken as independent"
+    ),
+    Column(
+        "top-1, reported (%)",
+        lambda s: max(s["reported"].get("top1", {}).values(), default=None),
+        reported_text,
+        "by the study, on its own data",
+    ),
+    _score("top5", "top-5 (%)"),
+    _score("precision_macro", "precision (%)"),
+    _score("recall_macro", "recall (%)"),
+    _score("f1_macro", "F1 (%)"),
+    _cost("num_predicted_classes", "classes predicted", 1, 0),
+    _cost("parameters", "parameters (M)", 1e-6, 2),
+    _cost("macs", "multiply-adds (G)", 1e-9, 2),
+    _cost("checkpoint_bytes", "size (MB)", 1e-6, 1),
+    _cost("train_peak_bytes", "training memory (MiB)", 2**-20, 0),
+    _cost("test_peak_bytes", "test memory (MiB)", 2**-20, 0),
+    _cost("p50_ms", "latency p50 (ms)", 1, 1),
+    _cost("p95_ms", "latency p95 (ms)", 1, 1),
+    _cost("clips_per_s", "clips/s", 1, 1),
+    _cost("reading_p50_ms", "reading p50 (ms)", 1, 1),
+    _cost("epoch_s", "epoch (s)", 1, 1),
+    _cost("data_wait_share", "waiting (%)", 100, 0),
+)
+
+_MARKDOWN = (
+    *("model", "runs", "clips", "top-1, measured (%)", "95 % interval", "top-1, reported (%)", "top-5 (%)", "F1 (%)"),
+    *("classes predicted", "parameters (M)", "multiply-adds (G)", "size (MB)", "training memory (MiB)"),
+    *("test memory (MiB)", "latency p50 (ms)", "reading p50 (ms)", "epoch (s)", "waiting (%)"),
+)
+
+
+def conditions(rows: Sequence[Row]) -> list[str]:
+    """How the numbers came about: a line for each that differs between runs, on machine, versions, data."""
+    told = [row["identity"] for row in rows if row["identity"] is not None]
+    lines: list[str] = []
+    for label, texts in (
+        ("machine", [_machine(t["hardware"]) for t in told]),
+        ("data", [f"{t['protocol']['data']}, {t['protocol']['split'].split(',')[0]}" for t in told]),
+        ("protocol", [_protocol(t["protocol"]) for t in told]),
+        ("versions", [", ".join(f"{k} {v}" for k, v in t["versions"].items()) for t in told]),
+        ("commit", [t["commit"] or "not a checkout" for t in told]),
+    ):
+        lines += [f"{label}: {text}" for text in dict.fromkeys(texts)]
+    seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
+    folds = sorted({row["fold"] for row in rows if row["fold"] is not None})
+    return [*lines, f"seeds: {', '.join(map(str, seeds))}" + (f"; folds: {', '.join(folds)}" if folds else "")]
+
+
+def _machine(hardware: Mapping[str, Any]) -> str:
+    device = hardware["accelerator"]
+    where = "no accelerator" if device == "cpu" else device
+    return f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['threads']} threads, {where}"
+
+
+def _protocol(protocol: Mapping[str, Any]) -> str:
+    sampling = protocol["sampling"] or {}
+    if sampling and all(isinstance(v, Mapping) for v in sampling.values()):
+        sampling = next(iter(sampling.values()))
+    frames = sampling.get("num_frames") or "all stored"
+    return f"{frames} frames {sampling.get('scheme', '')}, {protocol['views']} view(s), crop {protocol['crop']}"
+
+
+MEASURES = (
+    "Measured numbers are ours, from the runs named below; reported ones are the studies', on their data, and stand "
+    "beside ours, never in their place. Memory is the allocator's peak on CUDA and the process's resident set on a CPU "
+    "(Python and PyTorch included, loader workers not). Latency is the network's for one clip, copy and normalisation "
+    "included; reading (open, decode, crop) is timed apart. An epoch's time is the median without the first."
+)
+
+
+def write_markdown(title: str, summaries: Sequence[Row], rows: Sequence[Row], path: Path) -> None:
+    """The table of models, failures and notes below it, and the conditions."""
+    columns = [c for c in COLUMNS if c.head in _MARKDOWN]
+    lines = [f"# {title}", "", MEASURES, "", " | ".join(["", *(c.head for c in columns), ""]).strip()]
+    lines.append("|" + " --- |" * len(columns))
+    for s in summaries:
+        cells = [c.text(s).replace("|", "\\|") for c in columns]
+        if s["errors"] and not s["runs"]:
+            cells = [s["name"], "failed", *["–"] * (len(columns) - 2)]
+        lines.append(" | ".join(["", *cells, ""]).strip())
+    lines += ["", *_remarks(summaries), "", *(f"- {line}" for line in conditions(rows)), ""]
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def _remarks(summaries: Sequence[Row]) -> list[str]:
+    lines = []
+    for s in summaries:
+        lines += [f"- {s['name']} failed: {error.splitlines()[0]}" for error in s["errors"]]
+        lines += [f"- {s['name']}: {note}" for note in s["notes"]]
+        shown = ("on", "top1") if s["runs"] else ("on",)
+        others = {k: v for k, v in s["reported"].items() if k not in shown}
+        if s["reported"].get("on"):
+            more = "; ".join(f"{k} {_figures(v)}" for k, v in others.items())
+            lines.append(f"- {s['name']}: reported on {s['reported']['on']}" + (f": {more}" if more else ""))
+    return lines
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{v:,} ({where})" for where, v in figures.items())
+
+
+# -- HTML --------------------------------------------------------------------------------------------------
+
+_STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --accent: #2a6fd6; }
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1500px; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; width: 100%; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
+  white-space: nowrap; }
+th { white-space: normal; min-width: 4.5em; }
+th { background: Canvas; cursor: pointer; position: sticky; top: 0; user-select: none; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
+th:hover { color: var(--accent); } th[aria-sort=ascending]::after { content: " ▲"; }
+th[aria-sort=descending]::after { content: " ▼"; } tbody tr:hover td { background: var(--soft); }
+td.reported { font-style: italic; } td.failed { text-align: left; color: #c0392b; white-space: pre-wrap; }
+.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); }
+.pictures img { width: 100%; background: #fff; border-radius: 6px; } figure { margin: 0; }
+figcaption { font-size: 13px; opacity: .8; } details { margin: .5rem 0; } li { margin: .15rem 0; }
+"""
+
+_SCRIPT = """
+for (const table of document.querySelectorAll("table.sortable")) {
+  table.querySelectorAll("th").forEach((head, column) => {
+    head.tabIndex = 0;
+    const sort = () => {
+      const down = head.getAttribute("aria-sort") === "descending";
+      table.querySelectorAll("th").forEach(other => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", down ? "ascending" : "descending");
+      const body = table.tBodies[0], sign = down ? 1 : -1;
+      const key = row => row.cells[column] ? row.cells[column].dataset.value ?? "" : "";
+      [...body.rows].sort((a, b) => {
+        const x = key(a), y = key(b);
+        if (x === "" || y === "") return (x === "") - (y === "");
+        const order = isNaN(x) || isNaN(y) ? x.localeCompare(y) : x - y;
+        return sign * order;
+      }).forEach(row => body.append(row));
+    };
+    head.addEventListener("click", sort);
+    head.addEventListener("keydown", event => { if (event.key === "Enter") sort(); });
+  });
+}
+"""
+
+
+def write_page(
+    title: str,
+    summaries: Sequence[Row],
+    rows: Sequence[Row],
+    pictures: Mapping[str, Path],
+    confusions: Mapping[str, Path],
+    path: Path,
+) -> None:
+    """One HTML file: the table with columns that sort, pictures, per-class scores, every run, the conditions.
+
+    Args:
+        title: Of the page.
+        summaries: From ``summarize``.
+        rows: From ``rows_of``.
+        pictures: PNGs by what accuracy is drawn against.
+        confusions: PNGs by model.
+        path: Of the page.
+    """
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(MEASURES)}</p>", _table(summaries)]
+    remarks = _remarks(summaries)
+    if remarks:
+        parts += ["<h2>Remarks</h2><ul>", *(f"<li>{html.escape(r.removeprefix('- '))}</li>" for r in remarks), "</ul>"]
+    if pictures:
+        parts += ["<h2>Accuracy against cost</h2>", _pictures(pictures)]
+    if confusions:
+        parts += ["<h2>Confusion matrices</h2>", _pictures(confusions)]
+    parts += ["<h2>Per class</h2>", *(_per_class(name, rows) for name in dict.fromkeys(r["name"] for r in rows))]
+    parts += ["<h2>Runs</h2>", _runs(rows), "<h2>Conditions</h2><ul>"]
+    parts += [*(f"<li>{html.escape(line)}</li>" for line in conditions(rows)), "</ul>"]
+    document = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
+        f"{''.join(parts)}<script>{_SCRIPT}</script></body></html>\n"
+    )
+    path.write_text(document, encoding="utf-8")
+
+
+def _cell(value: Any, text: str, css: str = "") -> str:
+    sort = "" if value is None else html.escape(str(value))
+    return f'<td data-value="{sort}"{f" class={css}" if css else ""}>{html.escape(text)}</td>'
+
+
+def _table(summaries: Sequence[Row]) -> str:
+    head = "".join(f'<th title="{html.escape(c.title)}">{html.escape(c.head)}</th>' for c in COLUMNS)
+    body = []
+    for s in summaries:
+        if s["runs"]:
+            cells = [_cell(c.value(s), c.text(s), "reported" if "reported" in c.head else "") for c in COLUMNS]
+        else:
+            reason = html.escape("\n".join(s["errors"]))
+            cells = [
+                _cell(s["name"], s["name"]),
+                f'<td class="failed" colspan="{len(COLUMNS) - 1}">failed: {reason}</td>',
+            ]
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return _wide(head, body)
+
+
+def _wide(head: str, body: Sequence[str]) -> str:
+    table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return f'<div class="wide">{table}</div>'
+
+
+def _pictures(pictures: Mapping[str, Path]) -> str:
+    figures = []
+    for name, path in pictures.items():
+        data = base64.b64encode(path.read_bytes()).decode()
+        label = html.escape(name)
+        figures.append(
+            f'<figure><img alt="{label}" src="data:image/png;base64,{data}"><figcaption>{label}</figcaption></figure>'
+        )
+    return f'<div class="pictures">{"".join(figures)}</div>'
+
+
+def _per_class(name: str, rows: Sequence[Row]) -> str:
+    mine = next((r for r in rows if r["name"] == name and r["per_class"]), None)
+    if mine is None:
+        return ""
+    keys = ("head", "class", "precision", "recall", "f1", "support", "predicted")
+    body = []
+    for one in mine["per_class"]:
+        shown = [f"{v:.3f}" if isinstance(v, float) else "–" if v is None else str(v) for v in (one[k] for k in keys)]
+        cells = [_cell(one[k], text) for k, text in zip(keys, shown, strict=True)]
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    which = f"seed {mine['seed']}" + (f", fold {mine['fold']}" if mine["fold"] is not None else "")
+    head = "".join(f"<th>{k}</th>" for k in keys)
+    return f"<details><summary>{html.escape(f'{name} ({which})')}</summary>{_wide(head, body)}</details>"
+
+
+def _runs(rows: Sequence[Row]) -> str:
+    keys = ("top1", "top5", "f1_macro", "train_peak_bytes", "test_peak_bytes", "p50_ms", "epoch_s", "epochs")
+    head = "".join(f"<th>{k}</th>" for k in ("model", "seed", "fold", "clips", "unread", *keys, "note"))
+    body = []
+    for row in rows:
+        fixed = [
+            _cell(row[k], "–" if row[k] is None else str(row[k])) for k in ("name", "seed", "fold", "clips", "skipped")
+        ]
+        values = [row["values"].get(k) for k in keys]
+        cells = [_cell(v, "–" if v is None else f"{v:,.4g}" if abs(v) < 1e4 else f"{v:,.0f}") for v in values]
+        said = row["error"] or row["note"] or ""
+        body.append(f"<tr>{''.join([*fixed, *cells, _cell(said or None, said)])}</tr>")
+    return _wide(head, body)

@@ -1,0 +1,150 @@
+import csv
+import json
+import re
+
+import pytest
+from harness_runs import write_recipe, write_run
+
+from lightning_har.bench.benchmark import benchmark
+from lightning_har.bench.harness import Settings, find_targets, read_reported
+from lightning_har.bench.page import write_page
+from lightning_har.bench.rows import read_row, reported_for, summarize
+from lightning_har.errors import ConfigError, DataError
+
+
+def quiet(line):
+    pass
+
+
+def test_a_recipe_becomes_a_row_with_its_reported_figure_beside_it(tmp_path):
+    write_recipe(tmp_path / "recipes" / "mine.py")
+    (row,) = benchmark(["mine"], tmp_path / "out", recipes=tmp_path / "recipes", say=quiet)
+    assert row["values"]["top1"] == 0.5
+    assert row["reported"] == {"on": "Elsewhere", "top1": {"table 1": 0.75}}
+    page = (tmp_path / "out" / "results.html").read_text()
+    assert "50.0" in page
+    assert "75.0 (table 1)" in page
+    assert not re.search(r'(src|href)="(?!data:)', page)  # self-contained
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert "| 50.0 |" in text
+    assert "24 clips: too few" in text
+    (line,) = csv.DictReader((tmp_path / "out" / "results.csv").open())
+    assert (line["name"], line["seed"], line["commit"], line["threads"]) == ("mine", "0", "abc", "1")
+    assert (float(line["epoch_s"]), float(line["epochs"])) == (3.0, 3.0)  # the first epoch is left out
+
+
+def test_seeds_are_averaged_with_their_spread(tmp_path):
+    write_recipe(tmp_path / "mine.py", right="[6, 12, 18][args.seed]")
+    (row,) = benchmark([str(tmp_path / "mine.py")], tmp_path / "out", Settings(seeds=(0, 1, 2)), say=quiet)
+    assert row["runs"] == 3
+    assert row["values"]["top1"] == pytest.approx(0.5)
+    assert row["std"]["top1"] == pytest.approx(0.25)
+    assert row["clips"] == 24  # not 72: the same clips three times
+
+
+def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(tmp_path):
+    fails = 'if not args.resume: (folder / "last.ckpt").write_text("x"); sys.exit("error: stopped")'
+    write_recipe(tmp_path / "a.py")
+    write_recipe(tmp_path / "b.py", body=fails)
+    names = [str(tmp_path / "a.py"), str(tmp_path / "b.py")]
+    first = benchmark(names, tmp_path / "out", say=quiet)
+    assert [r["runs"] for r in first] == [1, 0]
+    assert first[1]["errors"] == ["stopped"]
+    said = []
+    second = benchmark(names, tmp_path / "out", say=said.append)
+    assert [r["runs"] for r in second] == [1, 1]
+    assert any("a seed 0: done before" in line for line in said)
+    assert (tmp_path / "out/runs/a/seed0.log").read_text().count("fresh") == 1
+    assert "resumed" in (tmp_path / "out/runs/b/seed0.log").read_text()
+
+
+def test_other_settings_do_not_mix_into_a_folder(tmp_path):
+    write_recipe(tmp_path / "a.py")
+    benchmark([str(tmp_path / "a.py")], tmp_path / "out", say=quiet)
+    with pytest.raises(ConfigError, match="another command"):
+        benchmark([str(tmp_path / "a.py")], tmp_path / "out", Settings(arguments=("--x", "1")), say=quiet)
+    write_recipe(tmp_path / "a.py", right="3")
+    with pytest.raises(ConfigError, match="another text"):
+        benchmark([str(tmp_path / "a.py")], tmp_path / "out", say=quiet)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise ValueError('no such thing')", "ValueError: no such thing"),
+        ("os.kill(os.getpid(), 9)", "out of memory, most likely"),
+        ("sys.exit(3)", "fresh 0 8"),
+    ],
+)
+def test_a_recipe_that_fails_is_a_row_that_says_why(body, reason, tmp_path):
+    write_recipe(tmp_path / "bad.py", body=body)
+    write_recipe(tmp_path / "good.py")
+    bad, good = benchmark([str(tmp_path / f"{n}.py") for n in ("bad", "good")], tmp_path / "out", say=quiet)
+    assert good["runs"] == 1
+    assert bad["runs"] == 0
+    assert reason in bad["errors"][0]
+    assert "failed" in (tmp_path / "out" / "results.html").read_text()
+
+
+def test_out_of_memory_is_told_and_auto_batch_finds_what_fits(tmp_path):
+    hungry = "if args.batch > 5: raise MemoryError('CUDA out of memory')"
+    write_recipe(tmp_path / "big.py", body=hungry)
+    (row,) = benchmark([str(tmp_path / "big.py")], tmp_path / "plain", say=quiet)
+    assert "out of memory" in row["errors"][0]
+    (row,) = benchmark([str(tmp_path / "big.py")], tmp_path / "auto", Settings(auto_batch=True), say=quiet)
+    assert row["runs"] == 1
+    assert row["notes"] == ["out of memory at batch 8; the largest that fitted is 5"]
+
+
+def test_unknown_names_are_answered_with_the_nearest(tmp_path):
+    write_recipe(tmp_path / "i3d_ucf101.py")
+    with pytest.raises(ConfigError, match="did you mean i3d_ucf101"):
+        find_targets(["i3d_ucf10"], tmp_path)
+
+
+def test_a_checkpoint_needs_data(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "best.ckpt").write_bytes(b"")
+    with pytest.raises(ConfigError, match="--data"):
+        benchmark([str(tmp_path / "run")], tmp_path / "out", say=quiet)
+
+
+def test_reported_is_read_without_running(tmp_path):
+    path = tmp_path / "r.py"
+    path.write_text("raise SystemExit(1)\nREPORTED = {'top1': {'t': 0.5}}\n")
+    assert read_reported(path) == {"top1": {"t": 0.5}}
+    path.write_text("REPORTED = dict(a=1)\n")
+    with pytest.raises(ConfigError, match="plain dict"):
+        read_reported(path)
+
+
+def test_reported_of_a_variant():
+    given = {"on": "X", "a/top1": {"t": 0.1}, "b/top1": {"t": 0.2}}
+    assert reported_for("r/b", "r", given) == {"on": "X", "top1": {"t": 0.2}}
+
+
+def test_folds_count_every_clip_once_and_weigh_by_clips(tmp_path):
+    rows = []
+    for seed in (0, 1):
+        for fold, clips, right in (("1", 30, 30), ("2", 10, 0)):
+            folder = write_run(tmp_path / f"{seed}{fold}", seed, right=right, clips=clips, fold=fold)
+            rows.append(read_row(folder / "report.json", "m", "m"))
+    (summary,) = summarize(rows, {})
+    assert summary["clips"] == 40
+    assert summary["values"]["top1"] == pytest.approx(0.75)
+    low, high = summary["top1_interval"]
+    assert low < 0.75 < high
+
+
+def test_names_with_markup_stay_text(tmp_path):
+    row = read_row(write_run(tmp_path / "r") / "report.json", "<b>x</b>", "x")
+    write_page("<script>", summarize([row], {}), [row], {}, {}, tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    assert "<b>x</b>" not in page
+    assert "<title>&lt;script&gt;" in page
+
+
+def test_what_is_no_report_is_refused(tmp_path):
+    (tmp_path / "report.json").write_text(json.dumps({"a": 1}))
+    with pytest.raises(DataError, match="no report"):
+        read_row(tmp_path / "report.json", "m", "m")
