@@ -1,68 +1,9 @@
 """Fixtures for all tests: videos that are made, not stored, and the way to ../shared."""
 
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
-
-BITS = 10
-
-
-def numbered_frame(number, height, width):
-    """A picture that says its number: vertical bars for its bits in the upper half, a ramp below."""
-    frame = np.empty((height, width, 3), np.uint8)
-    frame[:] = np.linspace(30, 200, width, dtype=np.uint8)[None, :, None]
-    for bit in range(BITS):
-        left, right = bit * width // BITS, (bit + 1) * width // BITS
-        frame[: height // 2, left:right] = 230 if number >> bit & 1 else 20
-    return frame
-
-
-def frame_number(frame):
-    """The number that a decoded ``numbered_frame`` says."""
-    height, width = frame.shape[:2]
-    bars = frame[height // 8 : height // 3].mean(axis=(0, 2))
-    middles = [round((bit + 0.5) * width / BITS) for bit in range(BITS)]
-    return sum(1 << bit for bit, x in enumerate(middles) if bars[min(x, width - 1)] > 125)
-
-
-def write_video(
-    path,
-    num_frames=30,
-    size=(48, 80),
-    *,
-    codec="libx264",
-    pix_fmt="yuv420p",
-    gop=12,
-    b_frames=2,
-    fps=25,
-    pts=None,
-    rotation=None,
-    options=None,
-    first=0,
-):
-    """Write numbered frames to a video file; ``pts`` are in frames, by default 0, 1, 2, ..."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options=options or {}) as container:
-        stream = container.add_stream(codec, rate=fps)
-        stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
-        stream.gop_size = gop
-        stream.codec_context.max_b_frames = b_frames
-        stream.codec_context.time_base = Fraction(1, fps)
-        if codec == "libx264":
-            stream.codec_context.options = {"preset": "ultrafast", "bf": str(b_frames), "crf": "20"}
-        if rotation is not None:
-            stream.set_display_rotation(rotation)
-        for i in range(num_frames):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(first + i, *size), format="rgb24")
-            frame.pts = i if pts is None else pts[i]
-            frame.time_base = Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
+from videos import frame_number, write_video
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ channel) and its input (uint8, a range per layer followed by a moving average); 
 by one number, which a scale per channel follows. Names, parameters and checkpoints of the module stay those of the
 float network, and so does everything after training: what is exported is calibrated like any other.
 
-torchao's PT2E flow, which replaces the module's network by a traced graph, was tried and left: the module loses its
-submodules, and with them its learning rates, frozen parts and checkpoints.
+torchao's PT2E flow for training would replace the module's network by a traced graph, and the module would lose its
+submodules, and with them its learning rates, frozen parts and checkpoints; so it is used after training only.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def clips(place: Path) -> dict[str, Path]:
-    from conftest import write_video
+    from videos import write_video
 
     return {
         "short": write_video(place / "short.mp4", 20, (48, 64)),
