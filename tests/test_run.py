@@ -1,8 +1,5 @@
 import csv
 import json
-import math
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -241,19 +238,3 @@ def test_a_run_is_not_written_over(call: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="already holds a run"):
         call()
     assert (tmp_path / "run" / "report.json").read_text() == "{}"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("recipe", sorted(p.name for p in (ROOT / "recipes").glob("*.py")))
-def test_every_recipe_has_a_smoke_run(recipe: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "lightning_har.cli.lightning", "run", str(ROOT / "recipes" / recipe)]
-    done = subprocess.run(
-        [*command, "--smoke", "--out", "out"], cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    found = list((tmp_path / "out").rglob("report.json"))
-    assert found
-    for path in found:
-        report = json.loads(path.read_text())
-        assert report["files"]["scored"] > 0
-        assert math.isfinite(report["latency"]["p50_ms"])
