@@ -1,8 +1,9 @@
 # make demo: set up and run the quickstart.  make test: set up and run the tests.  make check: lint and types.
+# make docs: the site, in site/, and the tests of what it says.
 PYTHON ?= python3
 VENV := .venv
 
-.PHONY: demo test slow check clean
+.PHONY: demo test slow docs check clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/lightning run recipes/quickstart.py
@@ -12,6 +13,10 @@ test: $(VENV)/installed-dev
 
 slow: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n 2 -m slow
+
+docs: $(VENV)/installed-docs
+	$(VENV)/bin/mkdocs build --strict
+	$(VENV)/bin/python -m pytest -q tests/docs tests/cli/test_demo.py
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
@@ -34,3 +39,7 @@ $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
 	touch $@ $(VENV)/installed
+
+$(VENV)/installed-docs: $(VENV)/installed-dev
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev,docs,demo]"
+	touch $@

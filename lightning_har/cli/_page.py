@@ -113,8 +113,8 @@ class Demo:
         gradcam, note = (None, "") if not explain else self._explain(module, first, names, folder)
         peak = "" if memory.peak_bytes is None else f", peak memory {memory.peak_bytes / 2**20:.0f} MiB"
         told = (
-            f"{len(scores)} looks of {_frames(first)} frames: reading {read / len(scores) * 1e3:.0f} ms, network "
-            f"{computed / len(scores) * 1e3:.0f} ms a look on {self.device}{peak}"
+            f"{len(scores)} × {_frames(first)} frames: reading {read / len(scores) * 1e3:.0f} ms, network "
+            f"{computed / len(scores) * 1e3:.0f} ms each on {self.device}{peak}"
         )
         if loaded - began > 0.05:
             told += f"; the model was loaded in {loaded - began:.1f} s"
@@ -221,8 +221,12 @@ def build_page(demo: Demo) -> Any:
             with gr.Column():
                 label = gr.Label(num_top_classes=5, label="Top 5", elem_id="label")
                 told = gr.Markdown(elem_id="told")
-                timeline = gr.Image(label="Timeline of a long clip", type="filepath", elem_id="timeline")
-                gradcam = gr.Image(label="Grad-CAM", type="filepath", elem_id="gradcam")
+                # The buttons leave out "share", which would upload the picture.
+                picture = {"type": "filepath", "show_label": False, "buttons": ["download", "fullscreen"]}
+                gr.Markdown("**Over a long clip:** the strongest classes, and the verdict of each window")
+                timeline = gr.Image(elem_id="timeline", **picture)
+                gr.Markdown("**Grad-CAM:** where and when the model saw its verdict")
+                gradcam = gr.Image(elem_id="gradcam", **picture)
         # What was given last is what is looked at.
         clip.upload(lambda: None, None, camera)
         camera.stop_recording(lambda: None, None, clip)

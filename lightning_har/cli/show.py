@@ -21,11 +21,12 @@ pictures of a run, from its folder:
   lightning-har show curves runs/mine --out curves.png
 
 pictures of a model:
+  lightning-har show samples clips/ --model runs/mine --out samples.png
   lightning-har show gradcam clip.mp4 --model runs/mine --out gradcam.png
   lightning-har show features mobilenetv2_100 --weights model.tflite --out features.png
 """
 
-KINDS = ("confusion", "bars", "confused", "curves", "gradcam", "features")
+KINDS = ("confusion", "bars", "confused", "curves", "samples", "gradcam", "features")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -38,15 +39,18 @@ def add_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("kind", choices=KINDS, help="which picture")
-    parser.add_argument("what", metavar="RUN|FILE|BACKBONE", help="a run's folder; a clip; a backbone's name")
+    parser.add_argument(
+        "what", metavar="RUN|FILE|DATA|BACKBONE", help="a run's folder; a clip; data; a backbone's name"
+    )
     parser.add_argument("--out", metavar="PICTURE.png", help="default: KIND.png")
-    parser.add_argument("--model", metavar="RUN|CHECKPOINT", help="gradcam: the model")
+    parser.add_argument("--model", metavar="RUN|CHECKPOINT", help="samples, gradcam: the model")
     parser.add_argument("--class", dest="target", metavar="NAME", help="gradcam: explain this class, not the verdict")
     parser.add_argument("--layer", action="append", metavar="NAME", help="gradcam, features: layers to look at")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="confusion: only these")
     parser.add_argument("--worst", type=int, metavar="N", help="bars: only the N worst classes")
     parser.add_argument("--head", metavar="NAME", help="of a model with several, such as verb")
     parser.add_argument("--weights", metavar="FILE", help="features: weights of the backbone; 'none' for random ones")
+    parser.add_argument("--split", default="train", metavar="NAME", help="samples: train (default), val or test")
     parser.set_defaults(function=main)
 
 
@@ -57,7 +61,8 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError(f"--out {path} is no picture by its suffix; give .png, .jpg, .pdf or .svg")
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"--out {path} cannot be written: give a file in a folder that exists")
-    {"gradcam": _gradcam, "features": _features, "curves": _curves}.get(args.kind, _classes)(args, path)
+    own = {"samples": _samples, "gradcam": _gradcam, "features": _features, "curves": _curves}
+    own.get(args.kind, _classes)(args, path)
     print(f"wrote {path}")
     return 0
 
@@ -117,6 +122,19 @@ def _curves(args: argparse.Namespace, path: Path) -> None:
     if not table.is_file():
         raise DataError(f"{args.what} is no run's folder with a metrics.csv")
     save_curves(table, path)
+
+
+def _samples(args: argparse.Namespace, path: Path) -> None:
+    from lightning_har.cli._data import open_data
+    from lightning_har.cli.predict import load_model
+    from lightning_har.viz.grids import save_samples
+
+    if args.model is None:
+        raise ConfigError("which frames are fed depends on the model: give it with --model RUN|CHECKPOINT")
+    module = load_model(args.model)
+    data = open_data(args.what, spec=module.spec, train_sampling=module.train_sampling, num_workers=0)
+    data.eval_sampling = module.eval_sampling or data.eval_sampling
+    save_samples(data, path, split=args.split)
 
 
 def _gradcam(args: argparse.Namespace, path: Path) -> None:

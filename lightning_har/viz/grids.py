@@ -72,7 +72,7 @@ def save_clips(
 
 
 def save_samples(datamodule: Any, path: str | Path, *, split: str = "train", clips: int = 6, frames: int = 8) -> None:
-    """Draw the first clips of a split of a data module, after its sampling and transforms.
+    """Draw some clips of a split of a data module, always the same, after its sampling and transforms.
 
     Args:
         datamodule: An ``ActionDataModule`` whose ``spec`` is set.
@@ -87,9 +87,9 @@ def save_samples(datamodule: Any, path: str | Path, *, split: str = "train", cli
         DecodeError: A video cannot be read.
     """
     dataset = datamodule.dataset(split)
-    # Evenly spread, so that a folder's first class is not all that is seen.
+    # Drawn at random, but always the same: the first ones would all be of one class, and so may every n-th.
     count = min(clips, len(dataset))
-    chosen = [i * len(dataset) // count for i in range(count)]
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count].tolist()
     samples = [s for s in (dataset[i] for i in chosen) if isinstance(s, dict)]
     if not samples:
         raise ConfigError(f"none of the {count} clips of {split} could be read; look with `lightning-har data check`")

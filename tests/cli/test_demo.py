@@ -57,11 +57,11 @@ def test_a_clip_and_a_long_video(place: Path, clips: dict[str, Path]) -> None:
     assert sum(short["scores"].values()) == pytest.approx(1, abs=1e-4)
     assert short["timeline"] is None
     assert short["gradcam"].is_file()
-    assert "1 looks of 2 frames" in short["told"]
+    assert "1 × 2 frames" in short["told"]
     long = demo.recognise(clips["long"], str(place / "run"), explain=False)
     assert long["timeline"].is_file()
     assert long["gradcam"] is None
-    assert "3 looks" in long["told"]  # the whole, and two windows of two seconds
+    assert "3 × 2 frames" in long["told"]  # the whole, and two windows of two seconds
 
 
 def test_what_goes_wrong_is_said(place: Path, clips: dict[str, Path]) -> None:

@@ -1,0 +1,181 @@
+"""The docs say what is there: links, commands, code, diagrams."""
+
+import argparse
+import contextlib
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lightning_har
+from lightning_har.cli.main import COMMANDS
+from lightning_har.data.fake import write_fake_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+ALL_PAGES = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+IDS = {"ids": lambda p: str(p.relative_to(ROOT))}
+
+
+def blocks(page: Path, *languages: str) -> list[str]:
+    """The fenced code of a page, dedented."""
+    found = FENCE.findall(page.read_text(encoding="utf-8"))
+    return [
+        "\n".join(line.removeprefix(indent) for line in code.splitlines())
+        for indent, language, code in found
+        if language in languages
+    ]
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of a page that call our command line, joined where they are continued."""
+    text = "\n".join(blocks(page, "", "console")).replace("\\\n", " ")
+    lines = (re.sub(r"^(\$ |\.venv/bin/|\s+)+", "", line) for line in text.splitlines())
+    return [line for line in lines if re.match(r"(lightning-har|lightning run)\b", line)]
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, **IDS)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    wrong = []
+    for link in LINK.findall(text):
+        target, _, anchor = link.partition("#")
+        if target.startswith(("http://", "https://")):
+            continue
+        file = (page.parent / target).resolve() if target else page
+        if not file.exists():
+            wrong.append(link)
+        elif anchor and file.suffix == ".md":
+            titles = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", t.lower()).strip().replace(" ", "-") for t in titles}
+            wrong += [] if anchor in slugs else [link]
+    assert wrong == []
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(exit_on_error=False)
+    subparsers = parser.add_subparsers()
+    importlib.import_module(f"lightning_har.cli.{name.replace('-', '_')}").add_parser(subparsers)
+    return parser
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, **IDS)
+def test_commands_are_taken(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in commands(page):
+        words = shlex.split(line.split(" && ")[0], comments=True)
+        words = [w for w in words[1:] if w not in ("--quiet", "--debug")]
+        if not words or words[0] in ("COMMAND", "--help"):
+            continue
+        assert words[0] in COMMANDS, line
+        if words[0] == "run":
+            recipe = words[1].replace("RECIPE", "recipes/folder.py")
+            assert (ROOT / recipe).is_file() or recipe.startswith(("mine/", "kitchen")), line
+            continue
+        if "..." in words or "--help" in words:
+            continue
+        try:
+            with contextlib.suppress(SystemExit) if words[-1] == ">" else contextlib.nullcontext():
+                parser_of(words[0]).parse_args(
+                    [w for w in words if not w.startswith(">")][: words.index(">") if ">" in words else None]
+                )
+        except (SystemExit, argparse.ArgumentError) as error:
+            pytest.fail(f"{line}: {error} {capsys.readouterr().err}")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], **IDS)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_fake_folder(tmp_path / "clips")
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks(page, "python"))
+    exec(compile(code, str(page), "exec"), {"__name__": "docs"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "console")], **IDS)
+def test_console_runs(page: Path, tmp_path: Path) -> None:
+    """Every line behind a $ does what the page says; the checkout's recipes are at hand."""
+    write_fake_folder(tmp_path / "clips")
+    if page.stem == "own-clips":
+        import shutil
+
+        shutil.rmtree(tmp_path / "clips")
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    environment = {
+        **os.environ,
+        "COLUMNS": "120",
+        "LIGHTNING_HAR_CACHE": str(tmp_path / "cache"),
+        "HF_HUB_OFFLINE": "1",
+    }
+    for block in blocks(page, "console"):
+        for line in block.splitlines():
+            words = shlex.split(line.removeprefix("$ "))
+            assert line.startswith("$ lightning-har "), line
+            command = [sys.executable, "-m", "lightning_har.cli.main", *words[1:]]
+            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+            for name in (words[i + 1] for i, w in enumerate(words[:-1]) if w in ("--out", "--report")):
+                assert (tmp_path / name).exists(), f"{line} wrote no {name}"
+
+
+def test_docstring_examples() -> None:
+    """Examples in docstrings are run, wherever somebody writes one."""
+    failed = []
+    for module in pkgutil.walk_packages(lightning_har.__path__, "lightning_har."):
+        path = Path(module.module_finder.path) / f"{module.name.rpartition('.')[2]}.py"
+        if path.is_file() and ">>> " in path.read_text(encoding="utf-8"):
+            failed += [module.name] if doctest.testmod(importlib.import_module(module.name)).failed else []
+    assert failed == []
+
+
+def test_every_module_of_a_public_package_is_in_the_reference() -> None:
+    told = "\n".join(p.read_text() for p in (ROOT / "docs" / "reference").glob("*.md"))
+    missing = [
+        path.stem
+        for folder in ("modules", "nets", "viz")
+        for path in (ROOT / "lightning_har" / folder).glob("*.py")
+        if not path.stem.startswith("_")
+        and path.stem not in ("aids", "checks", "conv_head", "preprocess", "pretrained")
+        and f"lightning_har.{folder}.{path.stem}\n" not in told
+    ]
+    assert missing == []
+
+
+def test_diagrams_are_what_the_script_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sys.path.insert(0, str(ROOT / "docs"))
+    try:
+        import diagrams
+    finally:
+        sys.path.pop(0)
+    monkeypatch.setattr(diagrams, "IMAGES", tmp_path)
+    for draw in (diagrams.networks, diagrams.sampling, diagrams.crops, diagrams.inflation):
+        draw()
+    for path in tmp_path.iterdir():
+        assert path.read_text() == (ROOT / "docs" / "images" / path.name).read_text(), (
+            f"run docs/diagrams.py: {path.name}"
+        )
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) >= len(PAGES)
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        fetched = re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']?(https?://[^\"' >]+)", text)
+        fetched = [url for url in fetched if "squidfunk" not in url or "unpkg" in url]
+        assert fetched == [], page
