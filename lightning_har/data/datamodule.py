@@ -42,6 +42,8 @@ class ActionDataModule(LightningDataModule):
         decoder: "pyav", or "torchcodec" where installed.
         flow_root: Folder of stored flow (``lightning-har data flow``), for networks that take flow. Frame folders
             may hold their flow pictures themselves.
+        balanced_sampling: Train on each class equally often, however many videos it has; an epoch's length stays. For
+            data with one head.
         val_fraction: Share of the training data that becomes the validation split where none is given.
         seed: Of splits, order and augmentation.
     """
@@ -57,6 +59,7 @@ class ActionDataModule(LightningDataModule):
         on_error: OnError = "raise",
         decoder: Decoder = "pyav",
         flow_root: str | Path | None = None,
+        balanced_sampling: bool = False,
         val_fraction: float = 0.1,
         seed: int = 0,
     ) -> None:
@@ -75,6 +78,7 @@ class ActionDataModule(LightningDataModule):
         self.on_error: OnError = on_error
         self.decoder: Decoder = decoder
         self.flow_root = None if flow_root is None else Path(flow_root)
+        self.balanced_sampling = balanced_sampling
         self.val_fraction = val_fraction
         self.seed = seed
         self._manifests: dict[str, Manifest] | None = None
@@ -213,6 +217,7 @@ class ActionDataModule(LightningDataModule):
                 shuffle=split == "train",
                 num_replicas=trainer.world_size if trainer is not None else 1,
                 rank=trainer.global_rank if trainer is not None else 0,
+                balanced=self.balanced_sampling,
             ),
             collate_fn=Collate(dataset.specs, dataset.samplings, heads),
             num_workers=workers,

@@ -16,7 +16,7 @@ from lightning_har.data.decode import FrameSource
 from lightning_har.data.manifest import Manifest, Record
 from lightning_har.data.sampling import plan
 from lightning_har.data.transforms import decode_size, draw_geometry, to_clips
-from lightning_har.errors import DataError, DecodeError
+from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, Failure, Video
 
@@ -243,12 +243,26 @@ class EpochSampler(DistributedSampler[Any]):
             video counts once.
         num_replicas: Ranks.
         rank: This one.
+        balanced: In training, take each class equally often: an epoch is as long as ever, a rare class's videos come
+            again in it (with the epoch's one augmentation), a common class's are left out in turn.
+
+    Raises:
+        ConfigError: ``balanced`` where records have no label, or one for each of several heads.
     """
 
-    def __init__(self, dataset: ActionDataset, *, shuffle: bool, num_replicas: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        dataset: ActionDataset,
+        *,
+        shuffle: bool,
+        num_replicas: int = 1,
+        rank: int = 0,
+        balanced: bool = False,
+    ) -> None:
         super().__init__(
             dataset, num_replicas=num_replicas, rank=rank, shuffle=shuffle, seed=dataset.seed, drop_last=False
         )
+        self.by_class = _by_class(dataset.manifest) if balanced and shuffle else []
 
     def set_epoch(self, epoch: int) -> None:
         """Of the order, and of the augmentations in every worker."""
@@ -258,9 +272,37 @@ class EpochSampler(DistributedSampler[Any]):
             shared.fill_(epoch)
 
     def __iter__(self) -> Iterator[int]:
+        if self.by_class:
+            yield from self._balanced()[self.rank :: self.num_replicas]
+            return
         if self.shuffle:
             yield from super().__iter__()
             return
         count = len(self.dataset)  # type: ignore[arg-type]
         for i in range(self.rank, self.total_size, self.num_replicas):
             yield i if i < count else -1 - i % count
+
+    def _balanced(self) -> list[int]:
+        rng = np.random.default_rng((self.seed, self.epoch))
+        share, rest = divmod(self.total_size, len(self.by_class))
+        more = set(rng.permutation(len(self.by_class))[:rest].tolist())
+        drawn: list[int] = []
+        for k, members in enumerate(self.by_class):
+            count = share + (k in more)
+            rounds = -(-count // len(members))
+            drawn += np.concatenate([rng.permutation(members) for _ in range(rounds)])[:count].tolist() if count else []
+        return [drawn[i] for i in rng.permutation(len(drawn))]
+
+
+def _by_class(manifest: Manifest) -> list[list[int]]:
+    """Indices of the records of each class that has any."""
+    members: dict[int, list[int]] = {}
+    for i, record in enumerate(manifest):
+        if not isinstance(record.label, int):
+            given = "no label" if record.label is None else f"labels for {', '.join(sorted(record.label))}"
+            raise ConfigError(
+                f"balanced sampling needs one label for each video; {record.id} has {given}. "
+                "Weight the loss instead: class_weights, which takes weights by head"
+            )
+        members.setdefault(record.label, []).append(i)
+    return [members[label] for label in sorted(members)]
