@@ -78,7 +78,8 @@ class TSN(nn.Module):
         if self.difference:
             snippets = snippets[:, :, 1:] - snippets[:, :, :-1]
         frames = snippets.flatten(2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return self._extract(frames).unflatten(0, (batch, -1))
+        features: Tensor = self._extract(frames).unflatten(0, (batch, -1))
+        return features
 
     def _extract(self, snippets: Tensor) -> Tensor:
         """(B · S, L · C, H, W) to (B · S, D)."""
