@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from lightning_har.bench.harness import Job, Reported, Say, Settings, Target, find_targets, plan, run_job
-from lightning_har.bench.page import write_markdown, write_page
+from lightning_har.bench.page import markdown, write_page
 from lightning_har.bench.plots import save_plots
 from lightning_har.bench.rows import Row, rows_of, summarize, write_csv
 
@@ -70,7 +70,7 @@ def write_results(jobs: Sequence[Job], targets: Sequence[Target], out: Path, tit
     write_csv(rows, out / "results.csv")
     pictures = save_plots(summaries, out)
     confusions = _confusions(rows, out / "confusion")
-    write_markdown(title, summaries, rows, out / "results.md")
+    (out / "results.md").write_text(markdown(title, summaries, rows), encoding="utf-8")
     write_page(title, summaries, rows, pictures, confusions, out / "results.html")
     return summaries
 

@@ -127,7 +127,7 @@ MEASURES = (
 )
 
 
-def write_markdown(title: str, summaries: Sequence[Row], rows: Sequence[Row], path: Path) -> None:
+def markdown(title: str, summaries: Sequence[Row], rows: Sequence[Row]) -> str:
     """The table of models, failures and notes below it, and the conditions."""
     columns = [c for c in COLUMNS if c.head in _MARKDOWN]
     lines = [f"# {title}", "", MEASURES, "", " | ".join(["", *(c.head for c in columns), ""]).strip()]
@@ -138,7 +138,7 @@ def write_markdown(title: str, summaries: Sequence[Row], rows: Sequence[Row], pa
             cells = [s["name"], "failed", *["–"] * (len(columns) - 2)]
         lines.append(" | ".join(["", *cells, ""]).strip())
     lines += ["", *_remarks(summaries), "", *(f"- {line}" for line in conditions(rows)), ""]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    return "\n".join(lines)
 
 
 def _remarks(summaries: Sequence[Row]) -> list[str]:

@@ -1,0 +1,93 @@
+"""Write docs/results.md from what lies in benchmarks/results: every table there, none typed by hand.
+
+    python benchmarks/make_results.py [--check]
+
+A folder with results.json is a benchmark's (``lightning-har benchmark --out benchmarks/results/NAME``); a CSV is that
+of the script of its name in this folder, whose docstring tells what it is. ``--check`` writes nothing and fails if the
+page is not what would be written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from lightning_har.bench.page import markdown
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "results.md"
+PICTURES = PAGE.parent / "results"
+LONGEST = 40
+"""Rows of a CSV that are shown; of a longer one the page shows its first, and says so."""
+HEAD = """# Results
+
+Every number here was measured by a script of this repository, on the machine that its table names. What a study
+reports stands beside it as reported, on that study's data. This page is written by `benchmarks/make_results.py`.
+"""
+
+
+def page() -> tuple[str, list[Path]]:
+    """The page's text, and the pictures that it shows."""
+    parts, pictures = [HEAD], []
+    for place in sorted(RESULTS.iterdir()):
+        if (place / "results.json").is_file():
+            record = json.loads((place / "results.json").read_text(encoding="utf-8"))
+            parts.append("#" + markdown(record["title"], record["models"], record["runs"]))
+            shown = sorted(place.glob("accuracy_*.png"))
+            parts += [f"![{p.stem.replace('_', ' ')}](results/{place.name}-{p.name})\n" for p in shown]
+            pictures += shown
+        elif place.suffix == ".csv":
+            parts.append(table(place))
+            picture = place.with_suffix(".png")
+            if picture.is_file():
+                parts.append(f"![{place.stem}](results/{RESULTS.name}-{picture.name})\n")
+                pictures.append(picture)
+    return "\n".join(parts), pictures
+
+
+def table(path: Path) -> str:
+    """A CSV as a Markdown table, below the first paragraph of the script that wrote it."""
+    script = HERE / f"{path.stem}.py"
+    told = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) if script.is_file() else None
+    title, _, about = (told or path.stem).partition("\n\n")
+    about = about.split("\n\n")[0] if not about.startswith("    ") else ""
+    with path.open(newline="", encoding="utf-8") as file:
+        head, *rows = list(csv.reader(file))
+    # What is the same in every row is said once, below.
+    same = {k for k in range(len(head)) if len(rows) > 1 and len({row[k] for row in rows}) == 1}
+    kept = [k for k in range(len(head)) if k not in same]
+    lines = [f"## {' '.join(title.split()).rstrip('.')}", "", " ".join(about.split()), ""]
+    lines += ["| " + " | ".join(head[k] for k in kept) + " |", "|" + " --- |" * len(kept)]
+    lines += ["| " + " | ".join(row[k].replace("|", "\\|") for k in kept) + " |" for row in rows[:LONGEST]]
+    lines += ["", "; ".join(f"{head[k]}: {rows[0][k]}" for k in sorted(same) if rows[0][k])]
+    rest = f" The first {LONGEST} of {len(rows)} rows." if len(rows) > LONGEST else ""
+    lines += ["", f"From `benchmarks/results/{path.name}`.{rest}", ""]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    text, pictures = page()
+    if args.check:
+        current = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
+        if current != text:
+            print(f"{PAGE} is not what benchmarks/results says; run python benchmarks/make_results.py", file=sys.stderr)
+        return int(current != text)
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    PAGE.write_text(text, encoding="utf-8")
+    for picture in pictures:
+        shutil.copyfile(picture, PICTURES / f"{picture.parent.name}-{picture.name}")
+    print(f"{PAGE}: {text.count('## ')} tables, {len(pictures)} pictures")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
