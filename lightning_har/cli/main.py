@@ -18,8 +18,10 @@ import errno
 import importlib
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from lightning_har._version import __version__
 from lightning_har.errors import HarError
@@ -132,6 +134,22 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in two lines; the subcommands' parsers inherit it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with code 2 and the message, with what a mistyped option may have meant."""
+        options = {option: None for parser in _parsers(self) for option in parser._option_string_actions}
+        typo = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
+        hint = nearest(typo[1], options) if typo else ""
+        self.exit(2, f"error: {message}{hint}\nwhat it takes: {self.prog} --help\n")
+
+
+def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    inner = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return [parser, *(found for action in inner for one in action.choices.values() for found in _parsers(one))]
+
+
 def _dispatch(arguments: list[str]) -> int:
     called = next((a for a in arguments if not a.startswith("-")), None)
     if called is not None and called not in COMMANDS:
@@ -140,7 +158,7 @@ def _dispatch(arguments: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="lightning-har",
         description="Human action recognition in video.",
         epilog=EPILOG,
