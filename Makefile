@@ -28,9 +28,10 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info
 
 # The stamps make a second call start at once; a changed pyproject.toml installs again.
+# Where venv fails (Debian wants python3-venv), half a .venv would pass for a whole one the next time.
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 10) and 'Python 3.10 or later is needed: make PYTHON=...')"
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
