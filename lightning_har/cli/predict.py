@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from lightning_har.modules.base import ActionRecognizer
 
 EPILOG = """\
-The model is a run's folder (its best checkpoint), a checkpoint, or the id of a published one.
+The model is a run's folder (its best checkpoint), a checkpoint, or the id of a published one (`zoo list`).
 A file that cannot be read is named on stderr (with --json: in its entry, as "error"); the others are predicted, and
 the exit code is 1.
 
@@ -97,27 +97,29 @@ def find_videos(given: Sequence[str]) -> list[Path]:
 
 
 def load_model(model: str) -> ActionRecognizer:
-    """A module from a run's folder, a checkpoint, or (not yet) a published id.
+    """A module from a run's folder, a checkpoint, or what ``lightning_har.load`` takes: a folder, an id in the zoo.
 
     Raises:
-        ConfigError: Nothing of that name.
-        WeightsError: Not a checkpoint of ours.
+        ConfigError: A run's folder without a best checkpoint.
+        WeightsError: Nothing of that name, or not a checkpoint of ours.
     """
-    from lightning_har.modules import load_checkpoint
-
     path = Path(model)
-    if path.is_dir():
+    if path.is_file() or path.suffix == ".ckpt":
+        from lightning_har.modules import load_checkpoint
+
+        return load_checkpoint(path)
+    if path.is_dir() and not (path / "model.safetensors").is_file():
+        from lightning_har.modules import load_checkpoint
+
         best = path / "best.ckpt"
         if not best.is_file():
             inner = sorted(str(p.parent) for p in path.glob("*/best.ckpt"))
             hint = f"; there is {' and '.join(inner)}" if inner else "; was the run stopped in its first epoch?"
             raise ConfigError(f"{path} has no best.ckpt{hint}")
-        path = best
-    elif not path.is_file():
-        raise ConfigError(
-            f"no run folder and no checkpoint at {model}; published models cannot be named by id in this version"
-        )
-    return load_checkpoint(path)
+        return load_checkpoint(best)
+    from lightning_har.modules.pretrained import load
+
+    return load(model)
 
 
 def predict(

@@ -8,6 +8,7 @@ import pytest
 
 from lightning_har._lightning import Trainer
 from lightning_har.cli.main import main
+from lightning_har.cli.predict import load_model
 from lightning_har.modules.cnn_rnn import CNNRNNModule
 from lightning_har.spec import Sampling
 
@@ -69,6 +70,18 @@ def test_an_unreadable_file_is_reported_and_not_replaced(place: Path, capsys: py
     assert all(len(entry["predictions"]) == 1 for entry in found[1:])
 
 
+def test_a_published_model_predicts_the_same(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_model(str(place)).save_pretrained(tmp_path / "tiny")
+    monkeypatch.setenv("LIGHTNING_HAR_ZOO", str(tmp_path))
+    said = []
+    for model in (str(place), str(tmp_path / "tiny"), "tiny"):
+        assert main(["predict", str(place / "clips"), "--model", model, "--json"]) == 0
+        said.append(entries(capsys))
+    assert said[0] == said[1] == said[2]
+
+
 def test_text_and_annotation(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = str(place / "clips" / "a.mp4")
     assert main(["predict", video, "--model", str(place), "--annotate", str(tmp_path / "out.mp4")]) == 0
@@ -82,12 +95,21 @@ def test_text_and_annotation(place: Path, tmp_path: Path, capsys: pytest.Capture
     [
         (["nothing.mp4", "--model", "."], "nothing.mp4 does not exist"),
         (["{place}/clips", "--model", "{place}/clips"], "has no best.ckpt"),
-        (["{place}/clips", "--model", "some-zoo-id"], "no run folder and no checkpoint"),
+        (["{place}/clips", "--model", "some-zoo-id"], "no checkpoint 'some-zoo-id'"),
+        (["{place}/clips", "--model", "runs/none/best.ckpt"], "no checkpoint at runs/none/best.ckpt"),
         (["{place}/clips", "--model", "{place}/bad.mp4"], "no checkpoint"),
         (["{place}/clips", "--model", "{place}", "--annotate", "x.mp4"], "writes one video"),
     ],
 )
-def test_wrong_arguments(place: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+def test_wrong_arguments(
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("LIGHTNING_HAR_ZOO", str(tmp_path))  # not the hub's: no test uses the network
     assert main(["predict", *(a.format(place=place) for a in arguments)]) == 2
     shown = capsys.readouterr().err
     assert message in shown
