@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,12 @@ from lightning_har.errors import DataError
 
 def test_help_is_quick_and_loads_no_torch() -> None:
     code = (
-        "import sys, time; t = time.perf_counter()\n"
+        "import sys, time\n"
         "from lightning_har.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'av', 'pytorch_lightning'} & set(sys.modules), 'too much was imported'\n"
-        "print('seconds', time.perf_counter() - t)"
+        "print('seconds', time.process_time())"  # of work, interpreter included: a busy machine changes nothing
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "predict" in done.stdout
@@ -24,10 +23,9 @@ def test_help_is_quick_and_loads_no_torch() -> None:
 
 
 def test_importing_the_package_is_quick() -> None:
-    code = "import sys, lightning_har; assert 'torch' not in sys.modules"
-    began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
-    assert time.perf_counter() - began < 2.0  # the interpreter included, on a busy machine
+    code = "import sys, time, lightning_har; assert 'torch' not in sys.modules; print(time.process_time())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.5
 
 
 @pytest.mark.parametrize("command", list(main.COMMANDS))
