@@ -29,7 +29,7 @@ from reference.bare_loop import train
 
 from lightning_har._lightning import Callback, Trainer, pl
 from lightning_har.bench.report import commit, hardware, versions
-from lightning_har.callbacks import DataClock, EpochLog, SaveOnInterrupt, StopOnNaN
+from lightning_har.callbacks import CountUnread, DataClock, EpochLog, SaveOnInterrupt, StopOnNaN
 from lightning_har.modules.cnn_rnn import CNNRNNModule
 from lightning_har.run import quiet_lightning
 
@@ -70,10 +70,10 @@ class StepTimer(Callback):
 
 def with_trainer(module: Any, batches: list[tuple[Tensor, Tensor]], steps: int, accelerator: str) -> list[float]:
     """Seconds of each step under the Trainer, but the first, whose start is not seen."""
-    timer, clock = StepTimer(), DataClock()
+    timer, clock, unread = StepTimer(), DataClock(), CountUnread()
     with tempfile.TemporaryDirectory() as folder, quiet_lightning():
         last = pl.callbacks.ModelCheckpoint(dirpath=folder, save_on_train_epoch_end=True)
-        log = EpochLog(Path(folder) / "metrics.csv", clock)
+        log = EpochLog(Path(folder) / "metrics.csv", clock, unread)
         trainer = Trainer(
             max_epochs=1,
             accelerator=accelerator,
@@ -81,7 +81,7 @@ def with_trainer(module: Any, batches: list[tuple[Tensor, Tensor]], steps: int, 
             logger=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[last, clock, log, StopOnNaN(), SaveOnInterrupt(Path(folder) / "last.ckpt"), timer],
+            callbacks=[last, clock, unread, log, StopOnNaN(), SaveOnInterrupt(Path(folder) / "last.ckpt"), timer],
         )
         trainer.fit(module, DataLoader(Ready(batches, steps), batch_size=None))
     return timer.seconds

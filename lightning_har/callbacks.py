@@ -67,6 +67,53 @@ class DataClock(Callback):  # type: ignore[misc]
         self._lap()
 
 
+class CountUnread(Callback):  # type: ignore[misc]
+    """Counts the videos that training and validation could not read (``on_error="skip"``), and names each once.
+
+    Attributes:
+        counts: Of the last epoch: ``train_skipped``, ``val_scored``, ``val_skipped``.
+    """
+
+    def __init__(self) -> None:
+        self.counts = {"train_skipped": 0, "val_scored": 0, "val_skipped": 0}
+        self._failures: dict[str, list[Failure]] = {"train": [], "val": []}
+        self._scored: list[str] = []
+        self._told: set[tuple[str, str]] = set()
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
+        """Note what the batch lacks."""
+        self._failures["train"] += batch["failures"]
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Note what the batch has and what it lacks."""
+        if not trainer.sanity_checking:
+            self._failures["val"] += batch["failures"]
+            self._scored += batch["id"]
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Count over all processes; say what was not said before."""
+        failures, scored = self._failures, self._scored
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, (failures, scored))
+            failures = {split: [f for one in gathered for f in one[0][split]] for split in failures}
+            scored = [id_ for one in gathered for id_ in one[1]]
+        self.counts = {
+            "train_skipped": len({f.id for f in failures["train"]}),
+            "val_scored": len(set(scored)),
+            "val_skipped": len({f.id for f in failures["val"]}),
+        }
+        for split, found in failures.items():
+            new = list({f.id: f for f in found if (split, f.id) not in self._told}.values())
+            self._told |= {(split, f.id) for f in new}
+            if new and trainer.is_global_zero:
+                shown = "; ".join(f"{f.path}: {f.reason}" for f in new[:3]) + ("; ..." if len(new) > 3 else "")
+                print(f"{len(new)} {split} videos could not be read and are left out: {shown}", flush=True)  # noqa: T201
+        self._failures, self._scored = {"train": [], "val": []}, []
+
+
 class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
     """``metrics.csv``: a row an epoch, with every logged metric. Prints a line an epoch where asked.
 
@@ -76,13 +123,15 @@ class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
         path: The CSV; the rows of earlier epochs that it holds are kept, so that a resumed run has one
             history.
         clock: Tells the time and the share of waiting.
+        unread: Tells how many videos the epoch's scores cover.
         echo: Also print each row.
     """
 
-    def __init__(self, path: Path, clock: DataClock, *, echo: bool = False) -> None:
+    def __init__(self, path: Path, clock: DataClock, unread: CountUnread, *, echo: bool = False) -> None:
         self.path = path
         self.rows: list[dict[str, str]] = []
         self._clock = clock
+        self._unread = unread
         self._echo = echo
         self._started = 0.0
         self._lr: float | None = None
@@ -116,6 +165,7 @@ class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
         if self._lr is not None:
             row["lr"] = f"{self._lr:.6g}"
         row |= {name: f"{value:.6g}" for name, value in sorted(metrics.items())}
+        row |= {name: str(count) for name, count in self._unread.counts.items()}
         self.rows.append(row)
         if trainer.is_global_zero:
             self._write()

@@ -33,6 +33,7 @@ from lightning_har.bench.report import (
 )
 from lightning_har.callbacks import (
     CollectOutputs,
+    CountUnread,
     DataClock,
     EarlyStopping,
     EpochLog,
@@ -159,17 +160,17 @@ def _run_one(
     if _is_first_process():
         _say(f"{recipe}: writing to {folder}")
 
-    clock, outputs = DataClock(), CollectOutputs()
+    clock, unread, outputs = DataClock(), CountUnread(), CollectOutputs()
     interactive = sys.stdout.isatty() and args.trainer.get("enable_progress_bar") is not False
-    log = EpochLog(folder / "metrics.csv", clock, echo=not interactive)
+    log = EpochLog(folder / "metrics.csv", clock, unread, echo=not interactive)
     best, callbacks = _checkpointing(folder, module, None if args.refit_all else monitor)
-    callbacks += [EpochSeed(args.seed), clock, log, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
+    callbacks += [EpochSeed(args.seed), clock, unread, log, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
     callbacks += [RunProgress(clock)] if interactive else []
     trainer = _build_trainer(args, folder, callbacks)
     device = trainer.strategy.root_device
 
-    with PeakMemory(device) as train_memory:
-        _fit(trainer, module, datamodule, resume_from, folder)
+    with PeakMemory(device) as train_memory, _resumable(trainer, folder):
+        trainer.fit(module, datamodule=datamodule, ckpt_path=resume_from and str(resume_from))
     scores: dict[str, Any] = {}
     if best.best_model_path:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
@@ -179,7 +180,8 @@ def _run_one(
         trainer.save_checkpoint(folder / BEST, weights_only=True)
     with PeakMemory(device) as test_memory:
         if "test" in datamodule.manifests:
-            trainer.test(module, datamodule=datamodule, verbose=False)
+            with _resumable(trainer, folder):
+                trainer.test(module, datamodule=datamodule, verbose=False)
     if outputs.ids:
         measured = {key: float(value) for key, value in trainer.callback_metrics.items()}
         scores["test"] = split_scores(measured, "test_", module)
@@ -189,7 +191,9 @@ def _run_one(
             scores["test"][head].setdefault("video", {}).update(extra_metrics(predictions))
     if outputs.failures and _is_first_process():
         shown = "; ".join(f"{f.path}: {f.reason}" for f in outputs.failures[:3])
-        _say(f"{len(outputs.failures)} test videos could not be read: {shown}")
+        shown += "; ..." if len(outputs.failures) > 3 else ""
+        covered = f"the scores cover the other {len(outputs.ids)}"
+        _say(f"{len(outputs.failures)} test videos could not be read, {covered}: {shown}")
 
     cost, latency = measure(module, outputs, device, folder / BEST)
     reading = measure_reading(datamodule.dataset("test")) if outputs.ids else None
@@ -364,10 +368,12 @@ def _listed(callbacks: Any) -> list[Any]:
 # -- training and testing ----------------------------------------------------------------------------------
 
 
-def _fit(trainer: Any, module: Any, datamodule: Any, resume_from: Path | None, folder: Path) -> None:
+@contextlib.contextmanager
+def _resumable(trainer: Any, folder: Path) -> Iterator[None]:
+    """Ctrl-C says how to go on."""
     handler = signal.getsignal(signal.SIGINT)
     try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=resume_from and str(resume_from))
+        yield
     except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning catches Ctrl-C, calls on_exception, and leaves by sys.exit.
         if isinstance(stop, SystemExit) and not trainer.interrupted:
