@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ class VideoFolderDataModule(ActionDataModule):
         if self.fold is not None:
             if not is_csv:
                 raise ConfigError(f"fold={self.fold} needs a CSV with a column fold; {self.root} is a folder")
-            return _fold(Manifest.from_csv(self.root, split_column="fold"), self.fold, self.root)
+            folds = Manifest.from_csv(self.root, split_column="fold")
+            _check_splittable(folds, self.root)
+            return _fold(folds, self.fold, self.root)
         manifest = Manifest.from_csv(self.root) if is_csv else scan_folder(self.root)
         unknown = sorted({r.split for r in manifest if r.split and r.split not in _SPLITS})
         raise_if(unknown, f"{self.root}: {{count}} unknown splits", "They must be train, val or test.")
@@ -76,6 +78,7 @@ class VideoFolderDataModule(ActionDataModule):
             _check_splittable(manifest.with_records(train), self.root)
         if "test" not in parts and train and self.test_fraction:
             parts["train"], parts["test"] = split_by_group(train, self.test_fraction, self.seed)
+        _check_trained(manifest, parts, self.root)
         return {split: manifest.with_records(records) for split, records in parts.items()}
 
 
@@ -158,6 +161,23 @@ def _fold(manifest: Manifest, fold: str, source: Path) -> dict[str, Manifest]:
     raise_if(missing, f"{source}: {{count}} clips have no fold")
     rest = [r for r in manifest if r.split != fold]
     return {"train": manifest.with_records(rest), "test": parts[fold]}
+
+
+def _check_trained(manifest: Manifest, parts: Mapping[str, Sequence[Record]], source: Path) -> None:
+    if "train" not in parts:
+        return
+    seen = {"/".join(manifest.label_names(record).values()) for record in parts["train"]}
+    unknown: dict[str, str] = {}
+    for split in ("val", "test"):
+        for record in parts.get(split, ()):
+            name = "/".join(manifest.label_names(record).values())
+            if name not in seen:
+                unknown.setdefault(name, f"{name} ({split}, {record.path})")
+    raise_if(
+        list(unknown.values()),
+        f"{{count}} labels of {source} have no clip to train on",
+        "Correct the label, or add clips of it to the training split.",
+    )
 
 
 def _check_splittable(manifest: Manifest, source: Path) -> None:

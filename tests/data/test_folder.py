@@ -108,6 +108,23 @@ def test_csv_with_splits(tmp_path):
         _ = VideoFolderDataModule(tmp_path / "b.csv").manifests
 
 
+def test_a_label_that_nothing_trains(tmp_path):
+    rows = [(f"{c}{i}.mp4", c, s) for c in "ab" for i, s in enumerate(("train", "train", "val", "test"))]
+    touch(tmp_path, *(r[0] for r in rows), "c.mp4")
+    path = write_csv(tmp_path / "a.csv", ("path", "label", "split"), [*rows, ("c.mp4", "B", "test")])
+    with pytest.raises(DataError, match=r"1 labels of .* no clip to train on: B \(test, c\.mp4\)"):
+        _ = VideoFolderDataModule(path).manifests
+    path = write_csv(tmp_path / "b.csv", ("path", "label", "split"), [("c.mp4", "B", "test")])
+    assert list(VideoFolderDataModule(path).manifests) == ["test"], "what is only tested on needs no training split"
+
+
+def test_a_class_of_one_clip_has_no_folds(tmp_path):
+    rows = [*((f"{c}{i}.mp4", c, i) for c in "ab" for i in range(3)), ("c.mp4", "c", 1)]
+    touch(tmp_path, *(r[0] for r in rows))
+    with pytest.raises(DataError, match=r"1 classes of .* have a single clip.*: c"):
+        _ = VideoFolderDataModule(write_csv(tmp_path / "a.csv", ("path", "label", "fold"), rows), fold=0).manifests
+
+
 def test_a_path_in_two_splits(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
     rows = [("1", "a.mp4", "x", "train"), ("2", "b.mp4", "y", "train"), ("3", "a.mp4", "x", "test")]
