@@ -12,11 +12,13 @@ import http.client
 import json
 import logging
 import os
+import socket
 import ssl
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -275,6 +277,36 @@ def _transfer(url: str, part: Path, have: int, what: str) -> bool:
         return length is None or received == int(length)
 
 
+@contextlib.contextmanager
+def hub_or_cache() -> Iterator[str | None]:
+    """Let the hub's client look only into its cache where the hub cannot be reached: it would retry for a minute.
+
+    Yields:
+        Why the hub cannot be reached; None where it can, or where only a proxy could tell.
+    """
+    from huggingface_hub import constants
+
+    problem = _hub_problem()
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or problem is not None
+    try:
+        yield problem
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _hub_problem() -> str | None:
+    if urllib.request.getproxies():
+        return None
+    address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        port = address.port or (80 if address.scheme == "http" else 443)
+        socket.create_connection((address.hostname or "", port), timeout=3).close()
+    except (OSError, ValueError) as error:
+        return f"{address.hostname} cannot be reached: {error}"
+    return None
+
+
 def _fetch_hub(source: str, what: str, pin: _Pin, cache_dir: str | Path | None, force: bool, local_only: bool) -> Path:
     from huggingface_hub import hf_hub_download
 
@@ -284,19 +316,21 @@ def _fetch_hub(source: str, what: str, pin: _Pin, cache_dir: str | Path | None, 
     name, _, revision = parts[1].partition("@")
     problem = None
     for attempt in (1, 2):
+        unreached = None
         try:
-            path = Path(
-                hf_hub_download(
-                    f"{parts[0]}/{name}",
-                    parts[2],
-                    revision=revision or None,
-                    cache_dir=cache_dir,
-                    force_download=force or attempt == 2,
-                    local_files_only=local_only,
+            with contextlib.nullcontext() if local_only else hub_or_cache() as unreached:
+                path = Path(
+                    hf_hub_download(
+                        f"{parts[0]}/{name}",
+                        parts[2],
+                        revision=revision or None,
+                        cache_dir=cache_dir,
+                        force_download=force or attempt == 2,
+                        local_files_only=local_only,
+                    )
                 )
-            )
         except Exception as error:  # the client's own errors differ by version and transport
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = unreached or (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise WeightsError(f"cannot fetch {what} from {source}: {reason}. {_REMEDY}") from error
         problem = pin.problem(digests(path))
         if problem is None:

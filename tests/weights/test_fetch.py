@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from lightning_har.errors import ConfigError, WeightsError
+from lightning_har.nets.backbones import build_backbone
 from lightning_har.weights import fetch as fetch_module
 from lightning_har.weights.fetch import cache_directory, digests, fetch
 
@@ -326,6 +327,7 @@ def test_the_hubs_cache_does_not_keep_a_bad_file(tmp_path, monkeypatch, good_sec
         return str(link)
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(fetch_module, "_hub_problem", lambda: None)
     source = "hf://owner/name@abc123/sub/net.safetensors"
     if good_second:
         assert fetch(source, sha256=SHA256).read_bytes() == CONTENT
@@ -334,3 +336,39 @@ def test_the_hubs_cache_does_not_keep_a_bad_file(tmp_path, monkeypatch, good_sec
             fetch(source, sha256=SHA256)
         assert list(tmp_path.iterdir()) == []
     assert calls == [("owner/name", "sub/net.safetensors", "abc123", again) for again in (False, True)]
+
+
+@pytest.fixture
+def no_hub(tmp_path, monkeypatch):
+    """A hub that does not answer, and an empty cache of its client."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return constants
+
+
+def test_a_hub_that_is_away_is_not_asked_again_and_again(no_hub, monkeypatch):
+    waited = []
+    monkeypatch.setattr(time, "sleep", waited.append)  # the client's pauses between its tries
+    with pytest.raises(
+        WeightsError, match=r"cannot fetch x\.safetensors from hf://a.*127\.0\.0\.1 cannot be reached"
+    ):
+        fetch("hf://a/b/x.safetensors")
+    with pytest.raises(WeightsError, match=r"weights of 'mobilenetv2_035'.*cannot be reached.*pretrained=False"):
+        build_backbone("mobilenetv2_035", pretrained=True)
+    assert waited == []
+    assert not no_hub.HF_HUB_OFFLINE, "the client is left as it was found"
+
+
+def test_a_hub_that_is_away_is_not_missed_where_its_cache_has_the_file(no_hub):
+    repository = Path(no_hub.HF_HUB_CACHE) / "models--a--b"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    file = repository / "snapshots" / ("0" * 40) / "x.safetensors"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(CONTENT)
+    assert fetch("hf://a/b/x.safetensors", sha256=SHA256) == file

@@ -7,6 +7,7 @@ study E. Whatever it returns has the attributes of ``Backbone``.
 from __future__ import annotations
 
 import difflib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,6 +157,8 @@ def freeze_until(backbone: nn.Module, until: bool | str) -> None:
 def _timm(name: str, *, fetch: bool, in_channels: int, same_padding: bool) -> Any:
     import timm
 
+    from lightning_har.weights.fetch import hub_or_cache
+
     base = name.split(".")[0]
     if not timm.is_model(base):
         near = difflib.get_close_matches(base, timm.list_models(), 4, cutoff=0.5)
@@ -164,16 +167,18 @@ def _timm(name: str, *, fetch: bool, in_channels: int, same_padding: bool) -> An
             "All: timm.list_models(), 'bn_inception', 'mobilenetv2_quant'"
         )
     options = {"pad_type": "same"} if same_padding else {}
+    unreached = None
     try:
-        return timm.create_model(name, pretrained=fetch, num_classes=0, in_chans=in_channels, **options)
+        with hub_or_cache() if fetch else nullcontext() as unreached:
+            return timm.create_model(name, pretrained=fetch, num_classes=0, in_chans=in_channels, **options)
     except Exception as e:  # whatever the hub client raises means the same to the user
         if not fetch:
             raise ConfigError(f"timm cannot build {name!r}: {e}") from e
         config = timm.get_pretrained_cfg(name)
         source = (config and (config.hf_hub_id or config.url)) or "timm has none"
+        reason = unreached or f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else 'no reason given'}"
         raise WeightsError(
-            f"cannot fetch the pretrained weights of {name!r} ({source}): {type(e).__name__}: "
-            f"{str(e).splitlines()[0] if str(e) else 'no reason given'}. "
+            f"cannot fetch the pretrained weights of {name!r} ({source}): {reason}. "
             "Use pretrained=False, or pretrained='path/to/weights' for a local file"
         ) from e
 
