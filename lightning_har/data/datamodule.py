@@ -209,16 +209,20 @@ class ActionDataModule(LightningDataModule):
             heads = None
         trainer = getattr(self, "trainer", None)
         workers = self._workers(len(dataset))
+        sampler = EpochSampler(
+            dataset,
+            shuffle=split == "train",
+            num_replicas=trainer.world_size if trainer is not None else 1,
+            rank=trainer.global_rank if trainer is not None else 0,
+            balanced=self.balanced_sampling,
+        )
+        # A last batch of one video has no variance, and batch norm refuses it; each epoch it is another video.
+        lone = split == "train" and len(sampler) > 1 and len(sampler) % self.batch_size == 1
         return ActionLoader(
             dataset,
             batch_size=self.batch_size,
-            sampler=EpochSampler(
-                dataset,
-                shuffle=split == "train",
-                num_replicas=trainer.world_size if trainer is not None else 1,
-                rank=trainer.global_rank if trainer is not None else 0,
-                balanced=self.balanced_sampling,
-            ),
+            sampler=sampler,
+            drop_last=lone and self.batch_size > 1,
             collate_fn=Collate(dataset.specs, dataset.samplings, heads),
             num_workers=workers,
             persistent_workers=workers > 0,
