@@ -3,7 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from videos import frame_number, write_video
+
+# Hypothesis gives an example 200 ms of wall time, which a busy machine does not keep.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture

@@ -354,9 +354,7 @@ def no_hub(tmp_path, monkeypatch):
 def test_a_hub_that_is_away_is_not_asked_again_and_again(no_hub, monkeypatch):
     waited = []
     monkeypatch.setattr(time, "sleep", waited.append)  # the client's pauses between its tries
-    with pytest.raises(
-        WeightsError, match=r"cannot fetch x\.safetensors from hf://a.*127\.0\.0\.1 cannot be reached"
-    ):
+    with pytest.raises(WeightsError, match=r"cannot fetch x\.safetensors from hf://a.*127\.0\.0\.1 cannot be reached"):
         fetch("hf://a/b/x.safetensors")
     with pytest.raises(WeightsError, match=r"weights of 'mobilenetv2_035'.*cannot be reached.*pretrained=False"):
         build_backbone("mobilenetv2_035", pretrained=True)
