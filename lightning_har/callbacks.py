@@ -291,8 +291,8 @@ class RunProgress(Callback):  # type: ignore[misc]
         self._stop()
 
 
-class EpochSeed(Callback):  # type: ignore[misc]
-    """Draws dropout and mixing from (seed, epoch, rank), so that a resumed run draws what it would have drawn.
+class StepSeed(Callback):  # type: ignore[misc]
+    """Draws a step's dropout and mixing from (seed, epoch, step, rank) alone: a resumed run draws as it would have.
 
     Args:
         seed: Of the run.
@@ -301,9 +301,10 @@ class EpochSeed(Callback):  # type: ignore[misc]
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Batch, batch_idx: int) -> None:
         """Seed PyTorch's generators anew."""
-        mixed = np.random.SeedSequence((self.seed, trainer.current_epoch, trainer.global_rank))
+        # Not once an epoch: how often a loader draws from them depends on its workers, and on when they started.
+        mixed = np.random.SeedSequence((self.seed, trainer.current_epoch, batch_idx, trainer.global_rank))
         torch.manual_seed(int(mixed.generate_state(1)[0]))
 
 

@@ -37,9 +37,9 @@ from lightning_har.callbacks import (
     DataClock,
     EarlyStopping,
     EpochLog,
-    EpochSeed,
     RunProgress,
     SaveOnInterrupt,
+    StepSeed,
     StopOnNaN,
 )
 from lightning_har.errors import ConfigError
@@ -164,7 +164,7 @@ def _run_one(
     interactive = sys.stdout.isatty() and args.trainer.get("enable_progress_bar") is not False
     log = EpochLog(folder / "metrics.csv", clock, unread, echo=not interactive)
     best, callbacks = _checkpointing(folder, module, None if args.refit_all else monitor)
-    callbacks += [EpochSeed(args.seed), clock, unread, log, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
+    callbacks += [StepSeed(args.seed), clock, unread, log, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
     callbacks += [RunProgress(clock)] if interactive else []
     trainer = _build_trainer(args, folder, callbacks)
     device = trainer.strategy.root_device

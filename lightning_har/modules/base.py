@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MeanMetric, Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassF1Score,
@@ -201,6 +201,8 @@ class ActionRecognizer(LightningModule):
         recompute(net, self.options["checkpoint_stages"])
         if num_classes:
             self.metrics = nn.ModuleDict({name: self._metrics() for name in _METRIC_SETS})
+            # Not Lightning's own mean, which over ranks rounds the mean number of samples down.
+            self.losses = nn.ModuleDict({name: MeanMetric(math.nan) for name in ("train_", "val_", "test_")})
 
     # -- forward -------------------------------------------------------------------------------------------
 
@@ -312,7 +314,7 @@ class ActionRecognizer(LightningModule):
                 target = self._teacher.net(video)
             loss = (1 - part) * loss + part * distillation(outputs[0][0], target, self.options["temperature"])
         size = len(batch["id"])
-        self.log("train_loss", loss.detach(), on_epoch=True, on_step=False, prog_bar=True, batch_size=size)
+        self.losses["train_"].update(loss.detach(), size)  # type: ignore[operator]
         self._update("train", outputs[0][0], label)
         return {"loss": loss}
 
@@ -327,7 +329,10 @@ class ActionRecognizer(LightningModule):
         return [(self.net(video), 1.0)]
 
     def on_fit_start(self) -> None:
-        """Load the teacher, if there is one."""
+        """Training mode, and the teacher, if there is one."""
+        if not self.training:
+            # Loading gives a module in eval mode, and Lightning trains in the mode that it finds.
+            self.train()
         if self.options["teacher"] is not None:
             from lightning_har.modules import load_checkpoint
 
@@ -375,15 +380,7 @@ class ActionRecognizer(LightningModule):
             if not out["id"]:
                 return None
         loss = self.loss(video_logits, label)
-        self.log(
-            f"{split}_loss",
-            loss,
-            on_epoch=True,
-            on_step=False,
-            prog_bar=True,
-            batch_size=len(out["id"]),
-            sync_dist=True,
-        )
+        self.losses[f"{split}_"].update(loss, len(out["id"]))  # type: ignore[operator]
         if split == "test":
             self._update("test_video", video_logits, label)
             views = next(iter(clip_logits.values())).shape[1] if isinstance(clip_logits, dict) else clip_logits.shape[1]
@@ -496,9 +493,17 @@ class ActionRecognizer(LightningModule):
             sets["joint"].update(heads, {h: label_by_head[h] for h in heads})  # type: ignore[index,operator]
 
     def _log_metrics(self, *names: str) -> None:
+        # Computing gathers from all ranks, so that a rank without a sample must take part.
+        alone = self.trainer.world_size == 1
+        split = names[0].partition("_")[0]
+        loss = self.losses[f"{split}_"]
+        assert isinstance(loss, MeanMetric)
+        if loss.update_called or not alone:
+            self.log(f"{split}_loss", loss.compute(), prog_bar=True)
+        loss.reset()
         for name in names:
             for head, metrics in self.metrics[f"{name}_"].items():  # type: ignore[operator,union-attr]
-                if any(m.update_called for m in metrics.values()):
+                if not alone or any(m.update_called for m in metrics.values()):
                     # One head needs no name; the joint accuracy over heads is the action's.
                     label = {"action": "" if len(self._heads) == 1 else "action_", "joint": "action_"}.get(
                         head, f"{head}_"

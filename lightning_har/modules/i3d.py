@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Unpack
 
 from lightning_har.errors import ConfigError, WeightsError
@@ -31,8 +31,9 @@ class I3DModule(ActionRecognizer):
             N×N kernel inflated to N×N×N.
         modality: "rgb" or "flow".
         pretrained: True inflates ImageNet weights (fetched: torchvision's GoogLeNet, or timm's); a path reads
-            weights for "inception_v1" from disk: DeepMind's TensorFlow checkpoint (its .index file), the PyTorch
-            port's, or torchvision's GoogLeNet; False leaves them random.
+            weights from disk: for "inception_v1" DeepMind's TensorFlow checkpoint (its .index file), the PyTorch
+            port's, or torchvision's GoogLeNet; for others the 2D network's, as ``build_backbone`` does, to be
+            inflated. The head is new in each case. False leaves all random.
         num_frames: T; None takes 64 for "inception_v1" (training clips of the paper), else 32.
         time_stride: Frames from one sampled frame to the next; None takes 1 for "inception_v1", else 2.
         value_range: What pixels 0 and 255 become for "inception_v1"; the published weights take [-1, 1].
@@ -62,7 +63,7 @@ class I3DModule(ActionRecognizer):
             raise ConfigError(f"modality is {modality!r}; I3D takes 'rgb' or 'flow'")
         channels = 3 if modality == "rgb" else 2
         size = (input_size, input_size)
-        net: nn.Module
+        net: I3D | InflatedNet
         if backbone == "inception_v1":
             net = I3D(num_classes, channels, dropout)
             if pretrained:
@@ -72,14 +73,12 @@ class I3DModule(ActionRecognizer):
             )
             stride = time_stride or 1
         else:
-            if isinstance(pretrained, str):
-                raise ConfigError(f"a path as pretrained is for backbone='inception_v1', not {backbone!r}")
             if backbone in ("resnet50", "resnet101", "resnet152"):
                 net = I3DResNet(int(backbone[6:]), num_classes, channels, dropout, pretrained)
             else:
                 net = InflatedNet(backbone, num_classes, channels, dropout, pretrained)
             if modality == "rgb":
-                spec = InputSpec(num_frames or 32, size)
+                spec = InputSpec(num_frames or 32, size, net.value_range, net.mean, net.std)
             else:
                 spec = InputSpec(num_frames or 32, size, (-1.0, 1.0), (0.0,), (1.0,), modality="flow")
             stride = time_stride or 2
@@ -91,6 +90,8 @@ class I3DModule(ActionRecognizer):
             eval_sampling=Sampling("dense", time_stride=stride),
             **training,
         )
+        if isinstance(net, InflatedNet):
+            self.hparams["backbone"] = net.backbone
 
 
 def _load_inception(net: I3D, pretrained: bool | str) -> None:

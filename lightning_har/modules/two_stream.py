@@ -131,14 +131,18 @@ class TwoStreamModule(ActionRecognizer):
     def on_validation_epoch_end(self) -> None:
         """Log the epoch's metrics (at the weight so far), then take the weight that got most right."""
         super().on_validation_epoch_end()
-        if self._hits is not None and not self.trainer.sanity_checking:
-            hits = self.trainer.strategy.reduce(self._hits.float(), reduce_op="sum")
+        # A rank without a sample takes part too: the sum waits for it.
+        own = torch.zeros(len(WEIGHTS), device=self.device) if self._hits is None else self._hits.float()
+        self._hits = None
+        if not self._choose or self.trainer.sanity_checking:
+            return
+        hits = self.trainer.strategy.reduce(own, reduce_op="sum")
+        if hits.any():
             best = torch.nonzero(hits == hits.max()).flatten()
             # Of equals the one nearest to an even share.
             weight = WEIGHTS[best[(WEIGHTS[best.cpu()] - 0.5).abs().argmin()].cpu()]
             self.net.set_weight(float(weight))
             self.log("val_flow_weight", float(weight))
-        self._hits = None
 
 
 def _load_stream(stream: ActionRecognizer, checkpoint: str) -> None:

@@ -10,12 +10,14 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_har.errors import ConfigError, WeightsError
+from lightning_har.nets.backbones import build_backbone
 from lightning_har.nets.checks import check_clip
 from lightning_har.nets.heads import ClassifierHead
 from lightning_har.types import Logits, NumClasses
@@ -273,12 +275,19 @@ class InflatedNet(nn.Module):
     Args:
         backbone: timm's name of a ResNet-, DenseNet-, SE-ResNet- or MobileNetV2-like network.
         num_classes: K; or classes by head name; or 0 for features.
-        in_channels: 3 for RGB, 2 for flow (timm averages pretrained filters over channels).
+        in_channels: 3 for RGB, 2 for flow.
         dropout: Before the head.
-        pretrained: Fetch timm's 2D weights and inflate them.
+        pretrained: 2D weights to inflate: True, False, or a path; see ``build_backbone``.
         time_kernel: See :func:`inflate`.
         grow: See :func:`inflate`.
         time_stride: See :func:`inflate`.
+
+    Attributes:
+        value_range, mean, std: The preprocessing of the 2D network's RGB weights, as in InputSpec.
+
+    Raises:
+        ConfigError: Unknown backbone, or one that cannot be inflated.
+        WeightsError: Pretrained weights cannot be had or do not fit.
     """
 
     def __init__(
@@ -287,19 +296,19 @@ class InflatedNet(nn.Module):
         num_classes: NumClasses = 400,
         in_channels: int = 3,
         dropout: float = 0.5,
-        pretrained: bool = False,
+        pretrained: bool | str = False,
         *,
         time_kernel: int | Mapping[str, int] | None = None,
         grow: Grow = None,
         time_stride: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
-        import timm
-
-        if not timm.is_model(backbone):
-            raise ConfigError(f"timm has no model {backbone!r}; timm.list_models() names them")
-        net2d = timm.create_model(backbone, pretrained=pretrained, in_chans=in_channels, num_classes=0)
-        self.backbone, self.in_channels = backbone, in_channels
+        if backbone in ("bn_inception", "mobilenetv2_quant"):
+            raise ConfigError(f"{backbone!r} cannot be inflated: its pools are no layers; take a timm network")
+        extractor = build_backbone(backbone, pretrained=pretrained, in_channels=in_channels)
+        net2d: Any = extractor.net
+        self.backbone, self.in_channels = extractor.name, in_channels
+        self.value_range, self.mean, self.std = extractor.value_range, extractor.mean, extractor.std
         self.min_frames, self.min_size = math.prod((time_stride or {}).values()), 32
         self.num_features = int(net2d.num_features)
         self.net = inflate(net2d, time_kernel=time_kernel, grow=grow, time_stride=time_stride)
@@ -344,7 +353,7 @@ class I3DResNet(InflatedNet):
         num_classes: K; or classes by head name; or 0 for features.
         in_channels: 3 for RGB, 2 for flow.
         dropout: Before the head.
-        pretrained: Fetch timm's ImageNet weights and inflate them.
+        pretrained: 2D weights to inflate: True, False, or a path; see ``build_backbone``.
     """
 
     def __init__(
@@ -353,7 +362,7 @@ class I3DResNet(InflatedNet):
         num_classes: NumClasses = 400,
         in_channels: int = 3,
         dropout: float = 0.5,
-        pretrained: bool = False,
+        pretrained: bool | str = False,
     ) -> None:
         if depth not in (50, 101, 152):
             raise ConfigError(f"depth is {depth}; I3DResNet is made of bottlenecks: 50, 101 or 152")

@@ -148,8 +148,10 @@ def test_inflated_net(backbone):
 
 
 def test_unknown_backbone():
-    with pytest.raises(ConfigError, match="no model 'resnet51'"):
+    with pytest.raises(ConfigError, match=r"no backbone 'resnet51'; nearest: .*resnet50"):
         InflatedNet("resnet51")
+    with pytest.raises(ConfigError, match="'bn_inception' cannot be inflated"):
+        InflatedNet("bn_inception", pretrained=True)
 
 
 def test_i3d_resnet50_has_the_published_cost():
