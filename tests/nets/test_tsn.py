@@ -88,7 +88,7 @@ def test_no_residual_blocks_no_shift():
 
 
 def test_unknown_backbone_names_the_nearest():
-    with pytest.raises(ConfigError, match="nearest: .*resnet50"):
+    with pytest.raises(ConfigError, match=r"nearest: .*resnet50"):
         build_backbone("resnet5o", pretrained=False)
 
 
@@ -116,5 +116,14 @@ def test_cut_backbone():
     expected = whole.net.blocks[:4](whole.net.bn1(whole.net.conv_stem(x)))
     torch.testing.assert_close(cut.forward_map(x), expected)
     torch.testing.assert_close(cut(x), expected.mean((2, 3)))
-    with pytest.raises(ConfigError, match="nearest: .*blocks"):
+    assert not [n for n, _ in cut.named_parameters() if "blocks.4" in n or "head" in n]  # nothing is left behind
+    # Modes set on each module, as a Trainer restores them after validation, are what the network runs in.
+    for module in cut.modules():
+        module.training = True
+    before = cut.net.bn1.running_mean.clone()
+    cut(x + 1)
+    assert not torch.equal(cut.net.bn1.running_mean, before)
+    with pytest.raises(ConfigError, match="inside a block"):
+        build_backbone("mobilenetv2_100", pretrained=False, cut_after="blocks.3.0.conv_pw")
+    with pytest.raises(ConfigError, match=r"nearest: .*blocks"):
         build_backbone("mobilenetv2_100", pretrained=False, cut_after="block.3")

@@ -61,11 +61,6 @@ class CutBackbone(Backbone):
         """(N, C, H, W), normalised, to features (N, D)."""
         return self.forward_map(x).mean((2, 3))
 
-    def forward_map(self, x: Tensor) -> Tensor:
-        """(N, C, H, W), normalised, to the block's maps (N, D, h, w)."""
-        maps: Tensor = self.net(x)["maps"]
-        return maps
-
 
 def build_backbone(
     name: str, *, pretrained: bool | str = True, in_channels: int = 3, cut_after: str | None = None
@@ -228,15 +223,26 @@ def spread_first_layer(weight: Tensor, in_channels: int) -> Tensor:
 
 
 def _cut(backbone: Backbone, block: str, in_channels: int) -> CutBackbone:
-    from torchvision.models.feature_extraction import create_feature_extractor
-
-    names = [n for n, _ in backbone.net.named_modules() if n]
+    net = backbone.net
+    names = [n for n, _ in net.named_modules() if n]
     if block not in names:
         near = difflib.get_close_matches(block, names, 4) or names[:5]
         raise ConfigError(f"{backbone.name} has no block {block!r}; nearest: {', '.join(near)}")
-    net = create_feature_extractor(backbone.net, {block: "maps"})
+    parent = net
+    for depth, part in enumerate(block.split(".")):
+        if depth and not isinstance(parent, nn.Sequential):
+            raise ConfigError(
+                f"{block!r} lies inside a block; cut after a whole one, such as {block.rpartition('.')[0]!r}"
+            )
+        children = [n for n, _ in parent.named_children()]
+        for later in children[children.index(part) + 1 :]:
+            if isinstance(parent, nn.Sequential):
+                delattr(parent, later)
+            else:  # the network's own forward calls it by name
+                setattr(parent, later, nn.Identity())
+        parent = parent.get_submodule(part)
     with torch.no_grad():
-        maps = net.eval()(torch.zeros(1, in_channels, *backbone.input_size))["maps"]
+        maps = net.eval().forward_features(torch.zeros(1, in_channels, *backbone.input_size))  # type: ignore[operator]
     cut = CutBackbone(net.train(), backbone.name, maps.shape[1], backbone.input_size)
     cut.value_range, cut.mean, cut.std = backbone.value_range, backbone.mean, backbone.std
     return cut
