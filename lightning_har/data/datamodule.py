@@ -216,6 +216,9 @@ class ActionDataModule(LightningDataModule):
             rank=trainer.global_rank if trainer is not None else 0,
             balanced=self.balanced_sampling,
         )
+        if split == "train" and trainer is not None:
+            # Lightning sets the epoch after it has asked for the first batch: too late where a run is resumed.
+            sampler.set_epoch(trainer.fit_loop.epoch_progress.current.processed)
         # A last batch of one video has no variance, and batch norm refuses it; each epoch it is another video.
         lone = split == "train" and len(sampler) > 1 and len(sampler) % self.batch_size == 1
         return ActionLoader(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -188,6 +189,25 @@ module = partial(TSNModule, backbone="test_resnet", pretrained=False, input_size
 data = partial(VideoFolderDataModule, root=sys.argv[1], batch_size=2, num_workers=int(sys.argv[3]))
 run(module, data, name="tiny", trainer={"max_epochs": 4, "callbacks": [Kill()]}, argv=["--out", sys.argv[2]])
 """
+
+
+def test_a_loader_made_for_a_resumed_epoch_starts_in_it(clips):
+    """Lightning asks it for its first batch before it tells it the epoch."""
+
+    def first(epoch, resumed):
+        data = VideoFolderDataModule(clips, spec=TSNModule(2, **SMALL).spec, batch_size=6, num_workers=0)
+        progress = SimpleNamespace(current=SimpleNamespace(processed=epoch if resumed else 0))
+        loop = SimpleNamespace(epoch_progress=progress)
+        data.trainer = SimpleNamespace(world_size=1, global_rank=0, fit_loop=loop)
+        loader = data.train_dataloader()
+        if not resumed:
+            loader.sampler.set_epoch(epoch)
+        return next(iter(loader))
+
+    expected, resumed = first(2, False), first(2, True)
+    assert resumed["id"] == expected["id"]
+    assert torch.equal(resumed["video"], expected["video"])
+    assert not torch.equal(first(0, False)["video"], expected["video"])
 
 
 @pytest.mark.slow
