@@ -103,6 +103,8 @@ class CNNRNN(nn.Module):
 
     def forward_features(self, video: Tensor) -> Tensor:
         """(B, C, T, H, W) or (B, T, D) to what the classifier sees, (B, D')."""
+        if isinstance(self.temporal, parts.SingleFrame) and video.ndim == 5:
+            video = self.temporal.pick(video, 2)  # The backbone need not look at frames that are thrown away.
         features = self.frame_features(video) if video.ndim == 5 else video
         if features.ndim == 3:
             # Dropout1d drops whole channels of (B, D, T): the same features in every frame.

@@ -51,7 +51,11 @@ class SingleFrame(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, T, D) to (B, D), frame T // 2."""
-        return features[:, features.shape[1] // 2]
+        return self.pick(features, 1)[:, 0]
+
+    def pick(self, video: Tensor, dim: int) -> Tensor:
+        """Of a video with its frames along ``dim``, frame T // 2 alone, T = 1."""
+        return video.narrow(dim, video.shape[dim] // 2, 1)
 
 
 class AttentionPool(nn.Module):

@@ -6,6 +6,8 @@ from torch import nn
 
 from lightning_har.errors import ConfigError
 from lightning_har.nets import temporal as parts
+from lightning_har.nets.backbones import build_backbone
+from lightning_har.nets.cnn_rnn import CNNRNN
 
 T, D, H = 9, 12, 7
 
@@ -101,3 +103,16 @@ def test_moments_and_attention(features):
 
 def test_single_frame_sees_the_middle(features):
     torch.testing.assert_close(parts.SingleFrame(D)(features), features[:, T // 2])
+
+
+def test_single_frame_spends_nothing_on_the_others():
+    """The backbone sees T // 2 alone, and the logits are those of all frames' features."""
+    net = CNNRNN(build_backbone("mobilenetv2_050", pretrained=False), parts.SingleFrame(1280), 3, batch_norm=False)
+    net.eval()
+    video = torch.randn(2, 3, T, 32, 32)
+    seen = []
+    net.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        logits = net(video)
+        torch.testing.assert_close(seen[0], video[:, :, T // 2])
+        torch.testing.assert_close(logits, net(net.frame_features(video)), atol=1e-5, rtol=1e-5)
