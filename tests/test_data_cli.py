@@ -30,7 +30,9 @@ def test_every_data_set_is_described_faked_shown_and_checked(name, tmp_path, cap
     assert data("fake", name, tmp_path / "fake") == 0
     spec = f"{name}:{tmp_path / 'fake'}"
     assert f"read it as {spec}" in capsys.readouterr().out
-    assert data("show", spec) == 0
+    picture = tmp_path / "samples.png"
+    assert data("show", spec, "--picture", picture) == 0
+    assert picture.stat().st_size > 5000
     text = capsys.readouterr().out
     assert all(split in text for split in ("train", "val", "test"))
     assert data("check", spec, "--report", tmp_path / "check.csv", "--workers", 0, "--min-frames", 4) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_har.cli.main import nearest
@@ -50,3 +51,38 @@ def open_data(
         kwargs["split"] = int(split) if split.isdigit() else split
     module: ActionDataModule = factory(**kwargs)
     return module
+
+
+def draw_samples(text: str, model: str | None, path: Path, split: str = "train") -> None:
+    """Draw what a model is fed of some clips, after sampling and transforms: ``data show`` and ``show samples``.
+
+    Args:
+        text: See ``lightning_har.data.named.HELP``.
+        model: What ``predict`` takes; None draws 8 frames, evenly spread, 224×224 from the middle.
+        path: Picture to write.
+        split: "train" (with its random crops), "val", "test" or "predict".
+
+    Raises:
+        ConfigError: The data are features, which are no pictures.
+        HarError: The data or the model cannot be had, or no clip can be read.
+    """
+    from lightning_har.data.features import FeatureDataModule
+    from lightning_har.spec import InputSpec, Sampling
+    from lightning_har.viz.grids import save_samples
+
+    data = open_data(text, num_workers=0)
+    if isinstance(data, FeatureDataModule):
+        raise ConfigError(f"{text} holds features, which cannot be looked at; give the clips they were made from")
+    if model is None:
+        data.spec = InputSpec(8, (224, 224))
+        data.train_sampling = data.eval_sampling = Sampling("uniform")
+    else:
+        from lightning_har.cli.predict import load_model
+
+        module = load_model(model)
+        if module.spec is None:
+            raise ConfigError(f"{model} takes features, not clips; give the model that made them")
+        data.spec = module.spec
+        data.train_sampling = module.train_sampling or data.train_sampling
+        data.eval_sampling = module.eval_sampling or data.eval_sampling
+    save_samples(data, path, split=split)

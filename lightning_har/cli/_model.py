@@ -13,6 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add them."""
     parser.add_argument("--model", required=True, metavar="RUN_DIR|CHECKPOINT|ID", help="what is exported")
     parser.add_argument("--out", required=True, metavar="DIR", help="where it is written")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--format", choices=("onnx", "executorch"), default="onnx", help="default: onnx")
     parser.add_argument("--int8", action="store_true", help="quantize; needs --calibration")
     parser.add_argument("--calibration", metavar="DATA", help="for int8: a folder of clips per class, a CSV, NAME:DIR")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("targets", nargs="+", metavar="RECIPE_OR_CHECKPOINT", help="files, folders of runs, or names")
     parser.add_argument("--out", default="benchmark", metavar="DIR", help="where results go (default: benchmark)")
+    parser.add_argument("--json", action="store_true", help="print results.json, progress on stderr")
     add_settings(parser)
     parser.add_argument("--title", default="Benchmark", help="of the pages")
     parser.set_defaults(function=main)
@@ -62,16 +64,22 @@ def settings_of(args: argparse.Namespace) -> Any:
 
 def main(args: argparse.Namespace) -> int:
     """Measure, and say where the results are."""
+    import signal
+
     from lightning_har.bench.benchmark import benchmark
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what runs writes its checkpoint
     rows = benchmark(
         args.targets,
         args.out,
         settings_of(args),
         recipes=args.recipes,
         title=args.title,
-        say=lambda s: print(s, flush=True),
+        say=lambda s: print(s, flush=True, file=sys.stderr if args.json else sys.stdout),
     )
+    if args.json:
+        print(Path(args.out, "results.json").read_text(encoding="utf-8"), end="")
+        return int(any(row["failed"] for row in rows))
     for row in rows:
         top1 = row["values"].get("top1")
         told = f"top-1 {100 * top1:.1f} %" if top1 is not None else "measured" if row["runs"] else "failed"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 EPILOG = """\
@@ -48,6 +49,9 @@ def main(args: argparse.Namespace) -> int:
         kind=args.kind,
         name=Path(args.model).stem,
     )
+    if args.json:
+        print(json.dumps({"folder": str(args.out), **report.to_dict()}, indent=2))
+        return 0
     print(report)
     print(f"run it: python {Path(args.out) / 'run.py'} clip.mp4")
     return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("a", metavar="A")
     parser.add_argument("b", metavar="B")
     parser.add_argument("--out", metavar="DIR", help="where runs, compare.json and compare.md go (default: compare)")
+    parser.add_argument("--json", action="store_true", help="print JSON, progress on stderr")
     add_settings(parser)
     parser.set_defaults(function=main)
 
@@ -53,6 +55,9 @@ def main(args: argparse.Namespace) -> int:
         out.mkdir(parents=True, exist_ok=True)
         (out / "compare.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         (out / "compare.md").write_text(text, encoding="utf-8")
+    if args.json:
+        print(json.dumps(found, indent=1))
+        return 0
     console = Console()
     console = console if console.is_terminal else Console(width=160)
     console.print(Markdown(text))
@@ -82,8 +87,9 @@ def _rows(text: str, args: argparse.Namespace, out: Path) -> Any:
     if path.is_dir() and args.data is None and ((path / "results.json").is_file() or any(path.rglob("report.json"))):
         return read_rows(path)
     folder = out / Path(text).stem
+    told = sys.stderr if args.json else sys.stdout
     models = benchmark(
-        [text], folder, settings_of(args), recipes=args.recipes, say=lambda line: print(line, flush=True)
+        [text], folder, settings_of(args), recipes=args.recipes, say=lambda line: print(line, flush=True, file=told)
     )
     rows = read_rows(folder)
     good = [row for row in rows if row["error"] is None]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import os
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_har.cli._data import dataset_class, open_data
 from lightning_har.data.named import DATASETS, HELP
-from lightning_har.errors import ConfigError, DataError
+from lightning_har.errors import ConfigError, DataError, DecodeError
 
 if TYPE_CHECKING:
     from lightning_har.data.manifest import Manifest
@@ -23,6 +25,7 @@ DATA is {HELP}.
 
 examples:
   lightning-har data show ucf101
+  lightning-har data show clips/ --model runs/mine --picture samples.png
   lightning-har data download hmdb51 data/hmdb51
   lightning-har data prepare hmdb51 data/hmdb51 --reencode data/hmdb51-256
   lightning-har data check hmdb51:data/hmdb51-256 --report check.csv
@@ -45,8 +48,13 @@ def add_parser(subparsers: Any) -> None:
     parser.set_defaults(function=lambda args: parser.print_help() or 2)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    show = commands.add_parser("show", help="where a data set comes from, or what is in one on disk")
+    show = commands.add_parser(
+        "show", help="where a data set comes from; or what is in one on disk, and what a model is fed of it"
+    )
     show.add_argument("what", metavar="NAME|DATA")
+    show.add_argument("--model", metavar="RUN|CHECKPOINT", help="draw what it is fed (default: 8 frames of 224×224)")
+    show.add_argument("--picture", default="samples.png", metavar="PNG", help="of some clips (default: samples.png)")
+    show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(function=_show)
 
     download = commands.add_parser("download", help="fetch a data set's archives, and continue where it stopped")
@@ -73,12 +81,14 @@ def add_parser(subparsers: Any) -> None:
     _add_data(check)
     check.add_argument("--report", default="check.csv", metavar="CSV", help="what is written and resumed from")
     check.add_argument("--min-frames", type=int, default=8, metavar="N", help="fewer are short (default: 8)")
+    check.add_argument("--json", action="store_true", help="print JSON")
     _add_engine(check)
     check.set_defaults(function=_check)
 
     stats = commands.add_parser("stats", help="clips per class, lengths, sizes, frame rates")
     _add_data(stats)
     stats.add_argument("--picture", default="stats.png", metavar="PNG", help="(default: stats.png)")
+    stats.add_argument("--json", action="store_true", help="print JSON")
     _add_engine(stats)
     stats.set_defaults(function=_stats)
 
@@ -114,25 +124,48 @@ def _add_engine(parser: Any) -> None:
 
 def _show(args: argparse.Namespace) -> int:
     if args.what in DATASETS:
-        print(dataset_class(args.what).source.describe())
+        source = dataset_class(args.what).source
+        print(json.dumps(asdict(source), indent=2) if args.json else source.describe())
         return 0
     from rich.console import Console
     from rich.table import Table
 
+    from lightning_har.cli._data import draw_samples
+    from lightning_har.data.features import FeatureDataModule
     from lightning_har.data.stats import class_counts
 
-    table = Table("split", "clips", "files", "groups", "classes", "sha256 of the list")
     data = open_data(args.what)
+    splits = {}
     for split, manifest in data.manifests.items():
-        filled = sum(1 for n in class_counts(manifest).values() if n)
-        groups = {r.group for r in manifest if r.group is not None}
-        counts = (len(manifest), len({r.path for r in manifest}), len(groups) or "-", filled)
-        table.add_row(split, *map(str, counts), manifest.sha256()[:12])
-    Console().print(table)
+        splits[split] = {
+            "clips": len(manifest),
+            "files": len({r.path for r in manifest}),
+            "groups": len({r.group for r in manifest if r.group is not None}),
+            "classes": sum(1 for n in class_counts(manifest).values() if n),
+            "sha256": manifest.sha256(),
+        }
+    drawn, failed = None if isinstance(data, FeatureDataModule) else args.picture, ""
+    try:
+        if drawn:
+            draw_samples(args.what, args.model, Path(drawn), next(iter(splits)))
+    except DecodeError as error:
+        drawn, failed = None, f"no picture: {error}"
+        print(failed, file=sys.stderr)
     names = data.class_names
-    for head, of_head in names.items() if isinstance(names, dict) else [("classes", names or ())]:
+    heads = names if isinstance(names, dict) else {"classes": names or ()}
+    if args.json:
+        print(json.dumps({"splits": splits, "classes": heads, "picture": drawn}, indent=2))
+        return int(bool(failed))
+    table = Table("split", "clips", "files", "groups", "classes", "sha256 of the list")
+    for split, told in splits.items():
+        *counts, digest = told.values()
+        table.add_row(split, *(str(n or "-") for n in counts), str(digest)[:12])
+    Console().print(table)
+    for head, of_head in heads.items():
         print(f"{head}: {', '.join(of_head)}")
-    return 0
+    if drawn:
+        print(f"picture: {drawn}")
+    return int(bool(failed))
 
 
 def _download(args: argparse.Namespace) -> int:
@@ -200,6 +233,10 @@ def _check(args: argparse.Namespace) -> int:
         roots.pop(), files, args.report, min_frames=args.min_frames, workers=args.workers, engine=args.engine
     )
     counts = Counter(row.status for row in rows)
+    if args.json:
+        found = [row._asdict() for row in rows if row.status != "ok"]
+        print(json.dumps({"files": len(rows), "found": found, "report": str(args.report)}, indent=2))
+        return 1 if counts["corrupt"] else 0
     for row in rows:
         if row.status != "ok":
             print(f"{row.status}: {row.path}: {row.reason}")
@@ -214,10 +251,14 @@ def _stats(args: argparse.Namespace) -> int:
     from lightning_har.data.stats import gather, save_stats_picture, stats_tables
 
     stats = gather(open_data(args.data, split=args.split).manifests, workers=args.workers, engine=args.engine)
+    save_stats_picture(stats, args.picture)
+    if args.json:
+        told = {"clips": stats.clips, "unreadable": stats.unreadable, "picture": args.picture}
+        print(json.dumps({**told, "infos": [info._asdict() for info in stats.infos]}, indent=2))
+        return 1 if stats.unreadable else 0
     console = Console()
     for table in stats_tables(stats):
         console.print(table)
-    save_stats_picture(stats, args.picture)
     return _tell_failures(dict.fromkeys(stats.unreadable, "cannot be read"), f"picture: {args.picture}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 EPILOG = """\
@@ -27,6 +28,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--repeat", type=int, default=20, help="clips per measurement (default 20)")
     parser.add_argument("--csv", metavar="FILE", help="write the table")
     parser.add_argument("--plot", metavar="FILE.png", help="write the Pareto plot")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(function=main)
 
 
@@ -42,11 +44,14 @@ def main(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         video = Path(args.video) if args.video else write_clip(Path(folder) / "clip.mp4")
         rows = [row for b in args.bundles for row in measure(b, video, repeat=args.repeat)]
-    Console().print(table(rows))
     if args.csv:
         write_csv(rows, args.csv)
-        print(f"wrote {args.csv}")
     if args.plot:
         plot(rows, args.plot)
-        print(f"wrote {args.plot}")
+    if args.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    Console().print(table(rows))
+    for written in filter(None, (args.csv, args.plot)):
+        print(f"wrote {written}")
     return 0

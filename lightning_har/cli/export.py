@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import Any
 
 EPILOG = """\
@@ -47,5 +48,5 @@ def main(args: argparse.Namespace) -> int:
         dynamic=args.dynamic,
         kind=args.kind,
     )
-    print(report)
+    print(json.dumps(report.to_dict(), indent=2) if args.json else report)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -53,6 +54,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode (default: one per core)")
     parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
     parser.add_argument("--skip-errors", action="store_true", help="leave out and report clips that cannot be read")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(function=main)
 
 
@@ -89,6 +91,11 @@ def main(args: argparse.Namespace) -> int:
         device=args.device,
         settings={"model": args.model, "weights": args.weights},
     )
+    if args.json:
+        failed = [{"path": f.path, "reason": f.reason} for f in done.failures]
+        told = {"manifest": str(done.manifest), "extracted": done.extracted, "kept": done.kept, "failures": failed}
+        print(json.dumps(told, indent=2))
+        return 1 if failed else 0
     print(f"{done.extracted} clips extracted, {done.kept} were there already: {done.manifest}")
     for failure in done.failures:
         print(f"skipped {failure.path}: {failure.reason}", file=sys.stderr)

@@ -43,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
         "what", metavar="RUN|FILE|DATA|BACKBONE", help="a run's folder; a clip; data; a backbone's name"
     )
     parser.add_argument("--out", metavar="PICTURE.png", help="default: KIND.png")
-    parser.add_argument("--model", metavar="RUN|CHECKPOINT", help="samples, gradcam: the model")
+    parser.add_argument("--model", metavar="RUN|CHECKPOINT", help="gradcam, samples: the model (samples: default none)")
     parser.add_argument("--class", dest="target", metavar="NAME", help="gradcam: explain this class, not the verdict")
     parser.add_argument("--layer", action="append", metavar="NAME", help="gradcam, features: layers to look at")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="confusion: only these")
@@ -125,16 +125,9 @@ def _curves(args: argparse.Namespace, path: Path) -> None:
 
 
 def _samples(args: argparse.Namespace, path: Path) -> None:
-    from lightning_har.cli._data import open_data
-    from lightning_har.cli.predict import load_model
-    from lightning_har.viz.grids import save_samples
+    from lightning_har.cli._data import draw_samples
 
-    if args.model is None:
-        raise ConfigError("which frames are fed depends on the model: give it with --model RUN|CHECKPOINT")
-    module = load_model(args.model)
-    data = open_data(args.what, spec=module.spec, train_sampling=module.train_sampling, num_workers=0)
-    data.eval_sampling = module.eval_sampling or data.eval_sampling
-    save_samples(data, path, split=args.split)
+    draw_samples(args.what, args.model, path, args.split)
 
 
 def _gradcam(args: argparse.Namespace, path: Path) -> None:

@@ -26,24 +26,30 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode")
     parser.add_argument("--trainer.accelerator", dest="accelerator", default="auto", metavar="NAME", help="cpu, gpu")
     parser.add_argument("--trainer.precision", dest="precision", metavar="NAME", help="such as bf16-mixed")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(function=main)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Score, and print the table."""
+    """Score, and print the table; 1 if some of the clips could not be read."""
     from rich.console import Console
 
     from lightning_har.bench.report import results_table
     from lightning_har.evaluate import score_checkpoint
+    from lightning_har.run import quiet_lightning
 
-    report = score_checkpoint(
-        args.checkpoint,
-        args.data,
-        Path(args.out),
-        fold=args.fold,
-        batch_size=args.batch_size,
-        num_workers=args.num_workers,
-        trainer={"accelerator": args.accelerator, "precision": args.precision},
-    )
-    Console(width=120).print(results_table({report["recipe"]: report}))
-    return 0
+    with quiet_lightning():
+        report = score_checkpoint(
+            args.checkpoint,
+            args.data,
+            Path(args.out),
+            fold=args.fold,
+            batch_size=args.batch_size,
+            num_workers=args.num_workers,
+            trainer={"accelerator": args.accelerator, "precision": args.precision},
+        )
+    if args.json:
+        print(Path(args.out, "report.json").read_text(encoding="utf-8"), end="")
+    else:
+        Console(width=120).print(results_table({report["recipe"]: report}))
+    return int(report["files"]["skipped"] > 0)

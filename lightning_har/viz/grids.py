@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,22 +53,27 @@ def save_clips(
             rows += _rows(clip[i], " ".join(filter(None, (titles[i] if titles else "", modality))))
     most = max(len(_chosen(row, frames)) for _, row in rows)
     height, width = rows[0][1].shape[-2:]
-    cell = 1.35
-    figure = Figure((cell * most + 0.2, (cell * height / width + 0.24) * len(rows) + 0.5), dpi=120)
+    cell, gap, head = 1.35, 0.02, 0.3  # inches
+    tall = cell * height / width
+    above = 0.24  # of a row, its title
+    wide, high = cell * most, head + (tall + above) * len(rows)
+    figure = Figure((wide, high), dpi=120)
     FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained", h_pad=0.01, w_pad=0.01, hspace=0, wspace=0)
-    figure.suptitle(_told(clips, spec), fontsize=9, y=0.998, va="top")
-    panels = figure.subfigures(len(rows), 1, squeeze=False)
-    for panel, (title, row) in zip(panels[:, 0], rows, strict=True):
-        panel.suptitle(title, fontsize=8, x=0.01, ha="left")
-        chosen = _chosen(row, frames)
-        for column, axes in enumerate(panel.subplots(1, most, squeeze=False)[0]):
+    figure.text(0.06 / wide, 1 - 0.1 / high, _told(clips, spec), fontsize=9, va="top", color="#555555")
+    for i, (title, row) in enumerate(rows):
+        top = high - head - i * (tall + above)
+        figure.text(0.06 / wide, (top - above + 0.05) / high, title, fontsize=9, va="bottom")
+        for column, t in enumerate(_chosen(row, frames)):
+            place = (column * cell / wide, (top - above - tall) / high, (cell - gap) / wide, tall / high)
+            axes = figure.add_axes(place)
             axes.set_axis_off()
-            if column < len(chosen):
-                frame = row[:, chosen[column]]
-                shown: Any = frame.permute(1, 2, 0).numpy() if len(frame) == 3 else frame[0].numpy()
-                axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
-                axes.text(2, 2, str(chosen[column]), fontsize=6, color="white", va="top", backgroundcolor="#0008")
+            frame = row[:, t]
+            shown: Any = frame.permute(1, 2, 0).numpy() if len(frame) == 3 else frame[0].numpy()
+            axes.imshow(shown, cmap="gray", vmin=0, vmax=255)
+            axes.text(
+                0.03, 0.97, str(t), transform=axes.transAxes, fontsize=6, color="white", va="top",
+                bbox={"facecolor": "#0008", "edgecolor": "none", "pad": 2},
+            )  # fmt: skip
     figure.savefig(path)
 
 
@@ -86,13 +92,17 @@ def save_samples(datamodule: Any, path: str | Path, *, split: str = "train", cli
         DataError: No such split.
         DecodeError: A video cannot be read.
     """
-    dataset = datamodule.dataset(split)
-    # Drawn at random, but always the same: the first ones would all be of one class, and so may every n-th.
-    count = min(clips, len(dataset))
-    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count].tolist()
-    samples = [s for s in (dataset[i] for i in chosen) if isinstance(s, dict)]
+    few = copy.copy(datamodule)
+    if split in datamodule.manifests:
+        manifest = datamodule.manifests[split]
+        # Drawn at random, but always the same: the first ones would all be of one class, and so may every n-th.
+        order = torch.randperm(len(manifest), generator=torch.Generator().manual_seed(0))[:clips].tolist()
+        # These alone: the frames of all the others need not be counted.
+        few._manifests = {**datamodule.manifests, split: manifest.with_records(manifest[i] for i in order)}
+    dataset = few.dataset(split)
+    samples = [s for s in (dataset[i] for i in range(len(dataset))) if isinstance(s, dict)]
     if not samples:
-        raise ConfigError(f"none of the {count} clips of {split} could be read; look with `lightning-har data check`")
+        raise ConfigError(f"no clip of {len(dataset)} of {split} could be read; look with `lightning-har data check`")
     names = datamodule.class_names
     titles = [f"{_label(s.get('label'), names)}  {Path(s['path']).name}" for s in samples]
     first = samples[0]["video"]
