@@ -7,11 +7,14 @@ decides; else what is already imported; else what is installed, pytorch_lightnin
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import os
+import signal
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from lightning_har.errors import ConfigError
 
@@ -46,4 +49,17 @@ else:
     Callback = pl.Callback
     Trainer = pl.Trainer
 
-__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "base_name", "pl"]
+__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "base_name", "interruptible", "pl"]
+
+
+@contextlib.contextmanager
+def interruptible(trainer: Any) -> Iterator[None]:
+    """Ctrl-C stays a KeyboardInterrupt, where a Trainer leaves with exit code 1 and answers no second one."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from lightning_har._lightning import Trainer
+from lightning_har._lightning import Trainer, interruptible
 from lightning_har.bench.cost import Cost, count_macs, count_parameters, example_video, select
 from lightning_har.bench.latency import Latency, measure_latency, measure_reading
 from lightning_har.bench.memory import PeakMemory
@@ -163,7 +163,7 @@ def score_checkpoint(
     given = {k: v for k, v in (trainer or {}).items() if v is not None}
     tester = Trainer(**quiet, **given, default_root_dir=out, callbacks=[outputs])
     device = tester.strategy.root_device
-    with PeakMemory(device) as memory:
+    with PeakMemory(device) as memory, interruptible(tester):
         tester.test(module, datamodule=datamodule, verbose=False)
     measured = {key: float(value) for key, value in tester.callback_metrics.items()}
     heads = predictions_by_head(outputs, module.class_names)

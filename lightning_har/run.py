@@ -7,7 +7,6 @@ import copy
 import inspect
 import logging
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from lightning_har._lightning import Trainer, base_name, pl
+from lightning_har._lightning import Trainer, base_name, interruptible, pl
 from lightning_har.arguments import Arguments, parse
 from lightning_har.bench.latency import measure_reading
 from lightning_har.bench.memory import PeakMemory
@@ -371,14 +370,10 @@ def _listed(callbacks: Any) -> list[Any]:
 @contextlib.contextmanager
 def _resumable(trainer: Any, folder: Path) -> Iterator[None]:
     """Ctrl-C says how to go on."""
-    handler = signal.getsignal(signal.SIGINT)
     try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning catches Ctrl-C, calls on_exception, and leaves by sys.exit.
-        if isinstance(stop, SystemExit) and not trainer.interrupted:
-            raise
-        signal.signal(signal.SIGINT, handler)
+        with interruptible(trainer):
+            yield
+    except KeyboardInterrupt:
         if (folder / LAST).is_file():
             raise KeyboardInterrupt(f"\nstopped; go on with: --resume {folder}") from None
         raise KeyboardInterrupt("\nstopped before the first step; nothing to resume") from None

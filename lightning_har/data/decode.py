@@ -213,6 +213,20 @@ class PyAVVideo:
         """Mean frames per second; 0.0 where the file does not tell."""
         return float(self._stream.average_rate or self._stream.guessed_rate or 0)
 
+    def times(self) -> NDArray[np.float64]:
+        """(frames + 1,) seconds from the first frame on: when each is shown, and when the last one ends.
+
+        Raises:
+            DecodeError: The file tells neither timestamps nor a frame rate, or is truncated.
+        """
+        table = self._timestamps()
+        if not self.fps:
+            raise DecodeError(f"{self.path}: does not tell its frame rate")
+        if table is None:
+            return np.arange(self.num_frames + 1) / self.fps
+        seconds = (table.pts - table.pts[0]) * float(self._stream.time_base)
+        return np.append(seconds, seconds[-1] + 1 / self.fps)
+
     def info(self) -> VideoInfo:
         """Length, size and rate; the first frame is decoded.
 

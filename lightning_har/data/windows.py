@@ -1,17 +1,26 @@
-"""Long and untrimmed video: windows that slide over a file, and their predictions merged into segments."""
+"""Long and untrimmed video: windows that slide over a file, and their predictions merged into segments.
+
+A file is read a few windows at a time, and merging keeps a row of scores for each window, none for each frame:
+between two edges of windows the mean over windows does not change.
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lightning_har.data.sampling import plan
 from lightning_har.errors import ConfigError
-from lightning_har.spec import Sampling
+from lightning_har.spec import InputSpec, Sampling
+
+if TYPE_CHECKING:
+    from lightning_har.data.decode import FrameSource
+    from lightning_har.types import Batch
 
 
 class Window(NamedTuple):
@@ -82,29 +91,43 @@ def window_indices(windows: Sequence[Window], sampling: Sampling) -> NDArray[np.
     return np.stack([window.start + plan(window.stop - window.start, sampling)[0] for window in windows])
 
 
-def frame_probabilities(windows: Sequence[Window], probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Mean over the windows that a frame lies in.
+def window_batches(
+    video: FrameSource, windows: Sequence[Window], spec: InputSpec, sampling: Sampling, batch_size: int = 1
+) -> Iterator[Batch]:
+    """Clips of the windows of a video, for ``Trainer.predict``.
 
     Args:
-        windows: That cover the video.
-        probabilities: (windows, K).
+        video: Open until the last batch. The frames of a batch are read in one go, those that its windows share once.
+        windows: From ``sliding_windows``.
+        spec: What the network takes.
+        sampling: How a window is sampled; it may have several crops, but one clip.
+        batch_size: Windows of a batch; the frames of so many are in memory.
 
-    Returns:
-        (frames, K).
+    Yields:
+        Batches as the data modules give them, without labels; ``id`` counts the windows from "0".
+
+    Raises:
+        ConfigError: A sampling that is random or of several clips.
+        DecodeError: A frame cannot be read.
     """
-    total = np.zeros((max(w.stop for w in windows), probabilities.shape[1]))
-    count = np.zeros((len(total), 1))
-    for window, p in zip(windows, probabilities, strict=True):
-        total[window.start : window.stop] += p
-        count[window.start : window.stop] += 1
-    mean: NDArray[np.float64] = total / np.maximum(count, 1)
-    return mean
+    import torch
+
+    from lightning_har.data.transforms import Geometry, decode_size, to_clips
+
+    sampling = sampling.with_defaults(spec)
+    size = partial(decode_size, spec=spec, sampling=sampling)
+    for start in range(0, len(windows), batch_size):
+        indices = window_indices(windows[start : start + batch_size], sampling)
+        frames = video.read(indices.reshape(-1), size)
+        clips = [to_clips(part, 1, spec, sampling, Geometry()) for part in np.split(frames, len(indices))]
+        ids = [str(start + i) for i in range(len(indices))]
+        yield {"video": torch.stack(clips), "id": ids, "path": [""] * len(ids), "failures": []}
 
 
 def merge_windows(
     windows: Sequence[Window],
     probabilities: NDArray[np.floating],
-    fps: float,
+    times: NDArray[np.floating],
     *,
     threshold: float = 0.0,
     min_seconds: float = 0.0,
@@ -117,7 +140,7 @@ def merge_windows(
     Args:
         windows: That cover the video, from ``sliding_windows``.
         probabilities: (windows, K).
-        fps: Frames per second.
+        times: (frames + 1,) seconds: when each frame is first shown, and when the last one ends.
         threshold: Frames whose highest probability is less belong to no segment.
         min_seconds: Shorter segments go to the better of their neighbours that touch, as far as there are such.
 
@@ -125,18 +148,36 @@ def merge_windows(
         In order of time.
 
     Raises:
-        ConfigError: Not one row of probabilities per window.
+        ConfigError: Not one row of probabilities per window, or not a time per frame.
     """
     if probabilities.ndim != 2 or len(probabilities) != len(windows) or not len(windows):
         raise ConfigError(f"{len(windows)} windows need probabilities ({len(windows)}, K), got {probabilities.shape}")
-    frames = frame_probabilities(windows, probabilities)
-    labels = np.where(frames.max(1) >= threshold, frames.argmax(1), -1)
-    runs = _absorb_short(labels, frames, min_seconds * fps)
+    frames = max(window.stop for window in windows)
+    if times.shape != (frames + 1,):
+        raise ConfigError(f"windows over {frames} frames need {frames + 1} times, got {times.shape}")
+    edges, means = _stretches(windows, probabilities)
+    labels = np.where(means.max(1) >= threshold, means.argmax(1), -1)
+    seconds, lengths = times[edges], np.diff(edges)
     return [
-        Segment(start / fps, stop / fps, label, float(frames[start:stop, label].mean()))
-        for start, stop, label in runs
+        Segment(float(seconds[a]), float(seconds[b]), label, float(np.average(means[a:b, label], weights=lengths[a:b])))
+        for a, b, label in _absorb_short(labels, means, lengths, seconds, min_seconds)
         if label >= 0
     ]
+
+
+def _stretches(
+    windows: Sequence[Window], probabilities: NDArray[np.floating]
+) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Frames at which windows start and stop, (S + 1,), and between them the mean over the windows there, (S, K)."""
+    edges = np.unique(np.array(windows, np.int64))
+    first, last = (np.searchsorted(edges, [window[i] for window in windows]) for i in (0, 1))
+    total = np.zeros((len(edges) - 1, probabilities.shape[1]), probabilities.dtype)
+    count = np.zeros((len(total), 1), probabilities.dtype)
+    for a, b, p in zip(first, last, probabilities, strict=True):
+        total[a:b] += p
+        count[a:b] += 1
+    total /= np.maximum(count, 1)
+    return edges, total
 
 
 def _runs(labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
@@ -144,16 +185,23 @@ def _runs(labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     return [(a, b, int(labels[a])) for a, b in itertools.pairwise(cuts)]
 
 
-def _absorb_short(labels: NDArray[np.int64], frames: NDArray[np.float64], least: float) -> list[tuple[int, int, int]]:
+def _absorb_short(
+    labels: NDArray[np.int64],
+    means: NDArray[np.floating],
+    lengths: NDArray[np.int64],
+    seconds: NDArray[np.floating],
+    least: float,
+) -> list[tuple[int, int, int]]:
     labels = labels.copy()
     while True:
         runs = _runs(labels)
-        short = [(b - a, i) for i, (a, b, label) in enumerate(runs) if label >= 0 and b - a < least and len(runs) > 1]
+        times = [seconds[b] - seconds[a] for a, b, _ in runs]
+        short = [(time, i) for i, time in enumerate(times) if runs[i][2] >= 0 and time < least - 1e-9 and len(runs) > 1]
         for _, i in sorted(short):
             a, b, _ = runs[i]
             beside = [runs[j][2] for j in (i - 1, i + 1) if 0 <= j < len(runs) and runs[j][2] >= 0]
             if beside:
-                labels[a:b] = max(beside, key=lambda label: frames[a:b, label].mean())
+                labels[a:b] = max(beside, key=lambda k: np.average(means[a:b, k], weights=lengths[a:b]))
                 break
         else:
             return runs

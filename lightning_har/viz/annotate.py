@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from lightning_har.errors import DecodeError
 
+Lines: TypeAlias = Sequence[tuple[str, float]]
+"""(label, score in [0, 1]), best first."""
 
-def annotate_video(source: str | Path, target: str | Path, lines: Sequence[tuple[str, float]]) -> None:
+
+def annotate_video(source: str | Path, target: str | Path, lines: Lines | Callable[[int], Lines]) -> None:
     """Copy a video, frame by frame, with a bar and a line of text per class in its upper left corner.
 
     Args:
@@ -18,7 +21,7 @@ def annotate_video(source: str | Path, target: str | Path, lines: Sequence[tuple
         target: The file to write, H.264; its suffix chooses the container (.mp4, .mkv). A video less than 240 pixels
             high is enlarged, so that the text can be read; an odd last row or column, which H.264 in 4:2:0 does not
             have, is cut off.
-        lines: (label, score in [0, 1]), best first.
+        lines: What is written onto all frames; or a function from a frame's number to what is written onto it.
 
     Raises:
         DecodeError: ``source`` cannot be read.
@@ -26,7 +29,9 @@ def annotate_video(source: str | Path, target: str | Path, lines: Sequence[tuple
     import av
     from PIL import Image
 
-    overlay = None
+    of_frame = lines if callable(lines) else lambda frame: lines
+    size: tuple[int, int] | None = None
+    overlay, written = None, None
     try:
         with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
             if not reader.streams.video:
@@ -34,7 +39,7 @@ def annotate_video(source: str | Path, target: str | Path, lines: Sequence[tuple
             rate = Fraction(reader.streams.video[0].average_rate or 25).limit_denominator(65535)
             stream = writer.add_stream("libx264", rate=rate)
             stream.pix_fmt = "yuv420p"
-            for frame in reader.decode(video=0):
+            for number, frame in enumerate(reader.decode(video=0)):
                 picture = frame.to_image()
                 # Phones store a turned picture and say by how much.
                 turn = getattr(frame, "rotation", 0) or 0
@@ -42,10 +47,12 @@ def annotate_video(source: str | Path, target: str | Path, lines: Sequence[tuple
                 times = -(-240 // picture.height)
                 picture = picture.resize((picture.width * times, picture.height * times)) if times > 1 else picture
                 picture = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
-                if overlay is None:
-                    stream.width, stream.height = picture.size
-                    overlay = _overlay(picture.size, lines)
-                picture = picture.resize(overlay.size) if picture.size != overlay.size else picture
+                if size is None:
+                    size = stream.width, stream.height = picture.size
+                wanted = tuple(of_frame(number))
+                if overlay is None or wanted != written:
+                    overlay, written = _overlay(size, wanted), wanted
+                picture = picture.resize(size) if picture.size != size else picture
                 picture = Image.alpha_composite(picture.convert("RGBA"), overlay).convert("RGB")
                 writer.mux(stream.encode(av.VideoFrame.from_image(picture)))
             writer.mux(stream.encode(None))
@@ -58,7 +65,7 @@ def annotate_video(source: str | Path, target: str | Path, lines: Sequence[tuple
         raise DecodeError(f"{source}: has no frames")
 
 
-def _overlay(size: tuple[int, int], lines: Sequence[tuple[str, float]]) -> Any:
+def _overlay(size: tuple[int, int], lines: Lines) -> Any:
     """RGBA, transparent but for the text's plate."""
     from PIL import Image, ImageDraw, ImageFont
 
@@ -66,10 +73,12 @@ def _overlay(size: tuple[int, int], lines: Sequence[tuple[str, float]]) -> Any:
     points = max(9, round(height / 22))
     font = ImageFont.load_default(points)
     image = Image.new("RGBA", size, (0, 0, 0, 0))
+    if not lines:
+        return image
     draw = ImageDraw.Draw(image)
     texts = [f"{score:.0%}  {label}" for label, score in lines]
     step, pad = round(points * 1.5), max(3, points // 3)
-    plate = min(width, round(max((draw.textlength(text, font=font) for text in texts), default=0)) + 4 * pad)
+    plate = min(width, round(max(draw.textlength(text, font=font) for text in texts)) + 4 * pad)
     draw.rectangle((0, 0, plate, step * len(texts) + pad), fill=(0, 0, 0, 150))
     for row, (text, (_, score)) in enumerate(zip(texts, lines, strict=True)):
         top = row * step + pad // 2

@@ -46,16 +46,20 @@ def one_hot(labels, k=3, p=0.9):
     return out
 
 
+def times(seconds, fps=10):
+    return np.arange(round(seconds * fps) + 1) / fps
+
+
 def test_neighbours_of_one_class_are_one_segment():
     windows = [Window(10 * i, 10 * i + 10) for i in range(6)]
-    segments = merge_windows(windows, one_hot([0, 0, 1, 1, 1, 2]), 10)
+    segments = merge_windows(windows, one_hot([0, 0, 1, 1, 1, 2]), times(6))
     assert [s[:3] for s in segments] == [(0, 2, 0), (2, 5, 1), (5, 6, 2)]
     assert [s.score for s in segments] == pytest.approx([0.9] * 3)
 
 
 def test_overlapping_windows_vote():
     windows = [Window(0, 20), Window(10, 30), Window(20, 40)]
-    segments = merge_windows(windows, np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]]), 10)
+    segments = merge_windows(windows, np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]]), times(4))
     assert [s[:3] for s in segments] == [(0, 2, 0), (2, 4, 1)]
     assert segments[1].score == pytest.approx((0.55 + 0.9) / 2)
 
@@ -64,12 +68,15 @@ def test_what_is_unsure_is_no_segment_and_what_is_short_goes_to_its_neighbour():
     windows = [Window(10 * i, 10 * i + 10) for i in range(5)]
     probabilities = one_hot([0, 0, 1, 0, 2])
     probabilities[4] = [0.3, 0.3, 0.4]
-    assert [s[:3] for s in merge_windows(windows, probabilities, 10, threshold=0.5)] == [
+    assert [s[:3] for s in merge_windows(windows, probabilities, times(5), threshold=0.5)] == [
         (0, 2, 0), (2, 3, 1), (3, 4, 0)]  # fmt: skip
-    assert [s[:3] for s in merge_windows(windows, probabilities, 10, threshold=0.5, min_seconds=1.5)] == [(0, 4, 0)]
-    assert [s[:3] for s in merge_windows(windows[:1], one_hot([1]), 10, min_seconds=9)] == [(0, 1, 1)]
+    assert [s[:3] for s in merge_windows(windows, probabilities, times(5), threshold=0.5, min_seconds=1.5)] == [
+        (0, 4, 0)]  # fmt: skip
+    assert [s[:3] for s in merge_windows(windows[:1], one_hot([1]), times(1), min_seconds=9)] == [(0, 1, 1)]
     with pytest.raises(ConfigError, match="5 windows"):
-        merge_windows(windows, probabilities[:4], 10)
+        merge_windows(windows, probabilities[:4], times(5))
+    with pytest.raises(ConfigError, match="51 times"):
+        merge_windows(windows, probabilities, times(4))
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.floats(0, 5), st.floats(0, 1))
@@ -77,7 +84,27 @@ def test_segments_never_overlap_and_stay_within(labels, least, threshold):
     windows = sliding_windows(10 * len(labels) + 5, 10, 2, 1)
     rng = np.random.default_rng(len(labels))
     probabilities = rng.dirichlet([1, 1, 1], len(windows))
-    segments = merge_windows(windows, probabilities, 10, threshold=threshold, min_seconds=least)
+    segments = merge_windows(windows, probabilities, times(len(labels) + 0.5), threshold=threshold, min_seconds=least)
     assert all(0 <= s.start < s.stop <= len(labels) + 0.5 for s in segments)
     assert all(a.stop <= b.start for a, b in itertools.pairwise(segments))
     assert all(a.label != b.label for a, b in itertools.pairwise(segments) if a.stop == b.start)
+
+
+@given(st.integers(1, 60), st.floats(0.1, 3), st.floats(0.05, 1), st.integers(0, 99))
+def test_every_frame_has_the_mean_of_its_windows(frames, seconds, share, seed):
+    windows = sliding_windows(frames, 10, seconds, seconds * share)
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet([1, 1, 1], len(windows))
+    edges = np.append(0, np.cumsum(rng.uniform(0.02, 0.5, frames)))  # a frame rate that varies
+    means = np.array(
+        [np.mean([p for w, p in zip(windows, probabilities, strict=True) if w.start <= f < w.stop], axis=0)
+         for f in range(frames)]
+    )  # fmt: skip
+    segments = merge_windows(windows, probabilities, edges, threshold=0.4)
+    for f in range(frames):
+        here = [s for s in segments if s.start <= edges[f] < s.stop]
+        assert [s.label for s in here] == ([means[f].argmax()] if means[f].max() >= 0.4 else [])
+    for s in segments:
+        inside = (edges[:-1] >= s.start) & (edges[:-1] < s.stop)
+        assert s.score == pytest.approx(means[inside, s.label].mean())
+        assert s.stop in edges
