@@ -328,7 +328,8 @@ def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str | None) 
         dirpath=folder,
         filename=Path(BEST).stem,
         monitor=monitor,
-        mode="min" if monitor is None or monitor.endswith("loss") else "max",
+        # Without a metric a mode means nothing, but tells this callback's state from that of the next.
+        mode="min" if monitor is not None and monitor.endswith("loss") else "max",
         save_weights_only=True,
         enable_version_counter=False,
     )
