@@ -191,6 +191,8 @@ def _write(path: Path, text: str) -> None:
 
 def _config(module: ActionRecognizer) -> dict[str, Any]:
     cls, spec = type(module), module.spec
+    if module.class_names is not None and not _fits_classes(module.class_names, module.num_classes):
+        raise ConfigError(f"class_names has other names than {cls.__name__} has classes ({module.num_classes})")
     told: Any = spec and spec.to_dict() if not isinstance(spec, Mapping) else {m: s.to_dict() for m, s in spec.items()}
     arguments = {k: _NO_FETCH.get(k, v) for k, v in module.hparams.items()}
     return {
@@ -249,16 +251,17 @@ def _build(
     arguments["num_classes"] = config["num_classes"] if num_classes is None else num_classes
     # Also where config.json says nothing: a default could fetch.
     arguments.setdefault("pretrained", False)
-    if arguments.get("arguments"):  # a two-stream module's, for both networks
-        arguments["arguments"] = {**arguments["arguments"], "pretrained": False}
-    if "pretrained" not in inspect.signature(cls.__init__).parameters:
-        del arguments["pretrained"]
     try:
+        if arguments.get("arguments"):  # a two-stream module's, for both networks
+            arguments["arguments"] = {**arguments["arguments"], "pretrained": False}
+        if "pretrained" not in inspect.signature(cls.__init__).parameters:
+            del arguments["pretrained"]
         return cls(**arguments)
-    except (TypeError, ConfigError) as error:
+    except Exception as error:  # over a damaged argument a constructor can stumble in any way
+        told = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
         raise WeightsError(
-            f"{what} cannot be built: {error}. It was written by {LIBRARY} {config.get('library_version')}, this is "
-            f"{__version__}"
+            f"{what} cannot be built as its {CONFIG} says: {told}. It was written by {LIBRARY} "
+            f"{config.get('library_version')}, this is {__version__}; install that version, or fetch the file again"
         ) from error
 
 
@@ -319,5 +322,16 @@ def _introduce(module: ActionRecognizer, config: Mapping[str, Any], *, keep_name
     except (ConfigError, TypeError, ValueError, AttributeError) as error:
         raise WeightsError(f"{what}: {CONFIG} has a bad preprocessing or protocol: {error}") from error
     if keep_names and class_names is not None:
+        if not _fits_classes(class_names, module.num_classes):
+            raise WeightsError(f"{what}: {CONFIG} has bad class names; it needs one for each of {module.num_classes}")
         named = isinstance(class_names, Mapping)
         module.class_names = {h: tuple(n) for h, n in class_names.items()} if named else tuple(class_names)
+
+
+def _fits_classes(names: Any, counts: NumClasses) -> bool:
+    """Whether every class has a name: a list of strings, or one by head."""
+    if isinstance(counts, Mapping):
+        same = isinstance(names, Mapping) and names.keys() == counts.keys()
+        return same and all(_fits_classes(names[head], count) for head, count in counts.items())
+    whole = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return whole and len(names) == counts

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+import reprlib
+import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from lightning_har.errors import ConfigError
 
@@ -181,29 +184,54 @@ class Card:
             what: To begin an error with.
 
         Raises:
-            ConfigError: Unknown or missing keys, a wrong status or name.
+            ConfigError: Unknown or missing keys, values of another type, a wrong status or name.
         """
-        found = dict(values)
-        found["upstream"] = tuple(_record(Upstream, v, f"{what}: upstream") for v in found.get("upstream") or ())
-        found["results"] = tuple(_record(Result, v, f"{what}: results") for v in found.get("results") or ())
-        found["protocol"] = _record(Protocol, found.get("protocol") or {}, f"{what}: protocol")
-        for key in ("datasets", "tags"):
-            found[key] = tuple(found.get(key) or ())
-        for key in ("sha256", "golden"):
-            found[key] = dict(found.get(key) or {})
+        found = {key: value for key, value in values.items() if value is not None}
+        for key in ("upstream", "results", "datasets", "tags"):
+            if isinstance(found.get(key), list):
+                found[key] = tuple(found[key])
+        records: dict[str, type] = {"upstream": Upstream, "results": Result}
+        for key, kind in records.items():
+            if isinstance(found.get(key), tuple):
+                found[key] = tuple(_record(kind, value, f"{what}: {key}") for value in found[key])
+        found["protocol"] = _record(Protocol, found.get("protocol", {}), f"{what}: protocol")
         return _record(cls, found, what)
 
 
 def _record(cls: type[T], values: Any, what: str) -> T:
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{what} is {values!r}; a mapping is expected")
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    if unknown := sorted(str(k) for k in set(values) - known):
+        raise ConfigError(f"{what} is {reprlib.repr(values)}; a mapping is expected")
+    known = {f.name: str(f.type) for f in fields(cls)}  # type: ignore[arg-type]
+    if unknown := sorted(str(k) for k in values if k not in known):
         raise ConfigError(f"{what} has unknown keys: {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+    hints = get_type_hints(cls)
+    for key, value in values.items():
+        if not _fits(value, hints[key]):
+            named = get_args(hints[key]) if get_origin(hints[key]) is Literal else None
+            expected = f"one of {', '.join(named)}" if named else known[key]
+            raise ConfigError(f"{what}: {key} is {reprlib.repr(value)}; expected {expected}")
     try:
         return cls(**values)
-    except TypeError as error:
+    except (TypeError, ConfigError) as error:
         raise ConfigError(f"{what}: {error}") from error
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, of those that the records here use."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if kind is Literal:
+        return value in inner
+    if kind in (Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if kind is tuple:
+        return isinstance(value, tuple) and all(_fits(one, inner[0]) for one in value)
+    if kind is not None:
+        return isinstance(value, Mapping) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if hint in (int, float):
+        return isinstance(value, int | hint) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, hint)
 
 
 def _slim(record: Any) -> dict[str, Any]:
@@ -255,12 +283,28 @@ def _front_matter(text: str, path: Path) -> str:
     return match[1]
 
 
+_DEEPEST = 20
+"""Levels of YAML; a card has four."""
+
+
 def _load_yaml(text: str, path: Path) -> Any:
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
     try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
+        # First, since libyaml builds nested values by recursion: a stranger's thousands would end the process, and
+        # what names itself has no end either.
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+                raise ConfigError(
+                    f"{path} is not a card of {LIBRARY}: nested over {_DEEPEST} deep, or with aliases (*)"
+                )
+        return yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, ValueError) as error:  # a ValueError: 2020-13-45 looks like a date, and is none
+        if isinstance(error, ConfigError):
+            raise
         raise ConfigError(f"{path} is not YAML: {error}") from error
 
 

@@ -220,7 +220,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise WeightsError(f"{folder} is not a checkpoint: it has no {' and no '.join(missing)}{why}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} is damaged: {error}. Fetch it again.") from error
     if not isinstance(config, dict) or config.get("library") != LIBRARY:
         raise WeightsError(f"{path} was not written by {LIBRARY}; this is another library's checkpoint")
@@ -257,7 +257,8 @@ def problems(
         for name, sha256 in read_card(folder / README).sha256.items():
             if sha256:
                 wanted.setdefault(name, {})[README] = sha256
-    with contextlib.suppress(OSError, ValueError, AttributeError):
+    # A config.json that gives no digests, or is damaged, is for read_config to refuse.
+    with contextlib.suppress(OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError):
         for name, sha256 in json.loads((folder / CONFIG).read_text(encoding="utf-8"))["sha256"].items():
             wanted.setdefault(name, {})[CONFIG] = sha256
     for name, given in (expected or {}).items():

@@ -1,5 +1,6 @@
 """The project's cards: complete, honest, the same as upstream's pins; the index made from them."""
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ from hub_models import tiny
 import lightning_har as har
 from lightning_har.errors import ConfigError
 from lightning_har.hub.convert import converter
-from lightning_har.hub.index import index, load_cards
+from lightning_har.hub.index import index, load_cards, summary
 from lightning_har.weights.card import STATUSES, Card, Protocol, Result, Upstream, read_card, render
 
 ZOO = Path(__file__).resolve().parents[2] / "zoo"
@@ -155,11 +156,52 @@ def test_the_hubs_own_parser_accepts_it(tmp_path):
         ("name: x\ncolour: red\n", "unknown keys: colour"),
         ("name: ../x\n", "cannot be called"),
         ("name: x\nupstream: [3]\n", "mapping is expected"),
+        ("name: x\nparameters: many\n", r"parameters is 'many'; expected int \| None"),
+        ("name: x\ntask: flying\n", "task is 'flying'; expected one of actions, features, images"),
+        ("name: x\ntags: rgb\n", r"tags is 'rgb'; expected tuple\[str, \.\.\.\]"),
+        ("name: x\nsha256: {config.json: 3}\n", "sha256 is"),
+        ("name: x\ncommit: 2026-11-21\n", "commit is datetime"),
+        ("name: x\ncommit: 2026-13-45\n", "not YAML: month"),
+        ("name: x\nresults: [{dataset: a, metric: b, value: .nan, split: c}]\n", "results: value is nan"),
+        ("name: x\ngolden: &g {a: *g}\n", "aliases"),
+        ("- " * 100_000, "nested"),
+        ("[" * 100_000, "nested"),
         ("- 1\n", "not a card"),
         ("a: [", "not YAML"),
     ],
 )
 def test_a_bad_card_is_named(tmp_path, text, told):
     (tmp_path / "x.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=told) as refused:
         load_cards(tmp_path)
+    assert "x.yaml" in str(refused.value)
+
+
+def places(values, path=()):
+    """Where in nested dicts and lists a value stands, the whole included."""
+    yield path
+    if isinstance(values, dict | list):
+        for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+            yield from places(value, (*path, key))
+
+
+@pytest.mark.parametrize("wrong", [None, True, 3.5, "abc", [[]], [{}], {1: "x"}], ids=repr)
+def test_whatever_stands_in_a_card_it_is_read_or_refused_by_name(tmp_path, wrong):
+    """What is read can be rendered, read back, and told as JSON."""
+    whole = CARDS["mobilenetv2-quantized-imagenet"].to_dict() | {"name": "x", "protocol": {"data": "d", "views": 1}}
+    path = tmp_path / "x.yaml"
+    for *above, last in filter(None, places(whole)):
+        values = copy.deepcopy(whole)
+        target = values
+        for key in above:
+            target = target[key]
+        target[last] = wrong
+        path.write_text(yaml.safe_dump(values))
+        try:
+            card = read_card(path)
+        except ConfigError as error:
+            assert "x.yaml" in str(error)  # noqa: PT017
+            continue
+        (tmp_path / "README.md").write_text(render(card), encoding="utf-8")
+        assert read_card(tmp_path / "README.md") == card
+        json.dumps([card.to_dict(), summary(card)], allow_nan=False)

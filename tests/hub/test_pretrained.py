@@ -1,5 +1,6 @@
 """Checkpoint folders: what is saved is what is loaded; what is damaged, foreign or dangerous is refused by name."""
 
+import copy
 import io
 import json
 import os
@@ -237,13 +238,82 @@ def test_a_newer_format_says_what_is_needed(folder):
         ({"hyperparameters": {"num_classes": 4, "wings": 2}}, r"cannot be built.*wings"),
         ({"input_spec": {"num_frames": 3, "size": [0, 0]}}, "bad preprocessing"),
         ({"eval_sampling": {"scheme": "psychic"}}, "bad preprocessing"),
-        ({"num_classes": 5}, r"do not fit TSN: 2 of another shape: head\.fc\.bias \(expected \(5,\), given \(4,\)\)"),
+        ({"hyperparameters": {"backbone": 5}}, r"cannot be built.*AttributeError"),
+        ({"hyperparameters": {"backbone": "test_resnet", "input_size": 32, "dropout": 7}}, "cannot be built.*dropout"),
+        ({"num_classes": -1}, "cannot be built"),
+        ({"class_names": 5}, "bad class names"),
+        ({"class_names": ["run", "jump"]}, "bad class names; it needs one for each of 4"),
+        (
+            {"num_classes": 5, "class_names": None},
+            r"do not fit TSN: 2 of another shape: head\.fc\.bias \(expected \(5,\), given \(4,\)\)",
+        ),
     ],
 )
 def test_a_bad_config_is_named(folder, changes, told):
     rewrite(folder, **changes)
     with pytest.raises(WeightsError, match=told):
         har.load(folder)
+
+
+WRONG = [None, True, -1, "x\0y", [[]], {"a": [{}]}]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_whatever_stands_in_a_config_it_is_loaded_or_refused_by_name(folder, wrong):
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / README).unlink()
+    inner = [(key, one) for key, value in config.items() if isinstance(value, dict) for one in value]
+    for place in [(key,) for key in config] + inner:
+        values = copy.deepcopy(config)
+        if len(place) == 1:
+            values[place[0]] = wrong
+        else:
+            values[place[0]][place[1]] = wrong
+        (folder / CONFIG).write_text(json.dumps(values))
+        try:
+            har.load(folder)
+        except WeightsError as error:
+            assert str(folder) in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"null", b"[]", b"3", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b'{"library": "lightning'],
+)
+def test_a_config_of_another_shape(folder, text):
+    (folder / CONFIG).write_bytes(text)
+    (folder / README).unlink()
+    with pytest.raises(WeightsError, match=rf"{CONFIG} (is damaged|was not written by)"):
+        har.load(folder)
+    assert set(problems(folder)) == {WEIGHTS}, "nobody gives its digest"
+
+
+def test_a_config_without_digests(folder):
+    config = json.loads((folder / CONFIG).read_text())
+    del config["sha256"]
+    (folder / CONFIG).write_text(json.dumps(config))
+    (folder / README).unlink()
+    with pytest.raises(WeightsError, match=r"neither config\.json nor README\.md gives its digest"):
+        har.load(folder)
+
+
+def test_flipped_bits_of_the_header_never_escape_as_another_error(folder):
+    content = (folder / WEIGHTS).read_bytes()
+    random = torch.Generator().manual_seed(0)
+    for at in torch.randint(int.from_bytes(content[:8], "little") + 8, (25,), generator=random).tolist():
+        flipped = bytearray(content)
+        flipped[at] ^= 1 << (at % 8)
+        (folder / WEIGHTS).write_bytes(flipped)
+        agree(folder)
+        with pytest.raises(WeightsError, match=str(folder)):
+            har.load(folder)
+
+
+def test_names_that_are_not_the_classes_are_not_saved(tmp_path):
+    module = tiny()
+    module.class_names = ("run", "jump")
+    with pytest.raises(ConfigError, match="class_names has other names"):
+        module.save_pretrained(tmp_path / "x")
 
 
 def test_tensors_that_do_not_fit_are_named(folder):
