@@ -53,6 +53,9 @@ class ActionDataset(Dataset[Sample | Failure]):
         seed: Of everything random.
         epoch: One int64 in shared memory, which the sampler writes and every worker sees; None is always epoch 0.
 
+    Attributes:
+        threads: Of the decoder where no loader's worker reads; 0 is one per core.
+
     Raises:
         DecodeError: From ``dataset[i]``, when the video cannot be read and ``on_error`` is "raise".
     """
@@ -75,6 +78,7 @@ class ActionDataset(Dataset[Sample | Failure]):
         self.on_error = on_error
         self.seed = seed
         self.epoch = epoch
+        self.threads = 0
         # What each worker is reading, in shared memory: a worker that dies can no longer say it.
         self.reading = torch.full((_MOST_WORKERS,), -1, dtype=torch.int64).share_memory_()
 
@@ -93,7 +97,8 @@ class ActionDataset(Dataset[Sample | Failure]):
             return Failure("" if is_padding else record.id, record.path, str(error))
         video: Video = clips if len(clips) > 1 else next(iter(clips.values()))
         sample: Sample = {"video": video, "id": record.id, "path": record.path, "is_padding": is_padding}
-        if record.label is not None:
+        # Padding has no label, so that no loss and no metric counts the clip a second time.
+        if record.label is not None and not is_padding:
             sample["label"] = record.label
         return sample
 
@@ -101,7 +106,7 @@ class ActionDataset(Dataset[Sample | Failure]):
         worker = get_worker_info()
         if worker is not None and worker.id < _MOST_WORKERS:
             self.reading[worker.id] = index
-        threads = 0 if worker is None else 1  # workers are parallel already
+        threads = self.threads if worker is None else 1  # workers are parallel already
         epoch = 0 if self.epoch is None else int(self.epoch)
         geometry = None
         length = record.num_frames
@@ -238,9 +243,8 @@ class EpochSampler(DistributedSampler[Any]):
 
     Args:
         dataset: Its length and epoch are used.
-        shuffle: Training: order drawn from (seed, epoch), the last records repeated to even out the ranks.
-            Otherwise in order, and evened out by negative indices, which the dataset flags as padding: every
-            video counts once.
+        shuffle: Training: order drawn from (seed, epoch); otherwise in order. Ranks are evened out by negative
+            indices, which the dataset flags as padding: every video counts once.
         num_replicas: Ranks.
         rank: This one.
         balanced: In training, take each class equally often: an epoch is as long as ever, a rare class's videos come
@@ -275,12 +279,9 @@ class EpochSampler(DistributedSampler[Any]):
         if self.by_class:
             yield from self._balanced()[self.rank :: self.num_replicas]
             return
-        if self.shuffle:
-            yield from super().__iter__()
-            return
         count = len(self.dataset)  # type: ignore[arg-type]
-        for i in range(self.rank, self.total_size, self.num_replicas):
-            yield i if i < count else -1 - i % count
+        for place, i in zip(range(self.rank, self.total_size, self.num_replicas), super().__iter__(), strict=True):
+            yield i if place < count else -1 - i
 
     def _balanced(self) -> list[int]:
         rng = np.random.default_rng((self.seed, self.epoch))

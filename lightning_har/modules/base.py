@@ -313,7 +313,8 @@ class ActionRecognizer(LightningModule):
             with torch.no_grad():
                 target = self._teacher.net(video)
             loss = (1 - part) * loss + part * distillation(outputs[0][0], target, self.options["temperature"])
-        size = len(batch["id"])
+        padding = batch.get("is_padding")
+        size = len(batch["id"]) - (0 if padding is None else int(padding.sum()))
         self.losses["train_"].update(loss.detach(), size)  # type: ignore[operator]
         self._update("train", outputs[0][0], label)
         return {"loss": loss}
