@@ -81,6 +81,13 @@ def add_parser(subparsers: Any) -> None:
     _add_data(check)
     check.add_argument("--report", default="check.csv", metavar="CSV", help="what is written and resumed from")
     check.add_argument("--min-frames", type=int, default=8, metavar="N", help="fewer are short (default: 8)")
+    check.add_argument(
+        "--time-limit",
+        type=float,
+        default=3600.0,
+        metavar="SECONDS",
+        help="give up a file after so long (default: 3600); not with --workers 0",
+    )
     check.add_argument("--json", action="store_true", help="print JSON")
     _add_engine(check)
     check.set_defaults(function=_check)
@@ -230,7 +237,13 @@ def _check(args: argparse.Namespace) -> int:
     if len(roots) != 1:
         raise DataError(f"{args.data}: its splits lie in several folders: {', '.join(map(str, sorted(roots)))}")
     rows = check_files(
-        roots.pop(), files, args.report, min_frames=args.min_frames, workers=args.workers, engine=args.engine
+        roots.pop(),
+        files,
+        args.report,
+        min_frames=args.min_frames,
+        workers=args.workers,
+        engine=args.engine,
+        time_limit=args.time_limit,
     )
     counts = Counter(row.status for row in rows)
     if args.json:

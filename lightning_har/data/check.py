@@ -13,11 +13,13 @@ import numpy as np
 
 from lightning_har.data.decode import PyAVVideo
 from lightning_har.data.frames import FrameFolder
-from lightning_har.data.parallel import Died, Engine, map_unordered, progress
+from lightning_har.data.parallel import TOO_LONG, Died, Engine, map_unordered, progress
 from lightning_har.errors import DataError, DecodeError
 
 Status: TypeAlias = Literal["ok", "odd", "short", "corrupt"]
 _CHUNK = 64
+TIME_LIMIT = 3600.0
+"""Seconds: more than an hour of high-definition video takes one core, and an end for a decoder that hangs."""
 
 
 class FileReport(NamedTuple):
@@ -57,19 +59,22 @@ def check_files(
     min_frames: int = 8,
     workers: int | None = None,
     engine: Engine = "processes",
+    time_limit: float | None = TIME_LIMIT,
 ) -> list[FileReport]:
     """Decode files from beginning to end and write a report.
 
     The report grows row by row: called again after a kill, files that it has and that have not changed are passed
-    over.
+    over. Those that took too long are tried again.
 
     Args:
         root: Folder that the paths start from.
         paths: Video files, or folders of frame pictures.
         report: CSV to write, sorted by path in the end.
         min_frames: Fewer are "short".
-        workers: Processes; None takes one per core.
+        workers: Processes; None takes one per core, 0 works in this one.
         engine: "processes" or "ray".
+        time_limit: Seconds for a file, after which it is given up and reported as corrupt; None waits. Without
+            effect where ``workers`` is 0.
 
     Returns:
         A row per file, sorted by path.
@@ -80,6 +85,7 @@ def check_files(
     kept = {p: known[p] for p in wanted if p in known and _stamp(root / p) == known[p][-2:]}
     # What was short or not depends on what is asked for now.
     kept = {p: r for p, r in kept.items() if (r.status == "short") == (0 < r.num_frames < min_frames)}
+    kept = {p: r for p, r in kept.items() if not r.reason.startswith(TOO_LONG)}
     todo = [p for p in wanted if p not in kept]
     report.parent.mkdir(parents=True, exist_ok=True)
     job = partial(check_file, root, min_frames=min_frames)
@@ -89,7 +95,7 @@ def check_files(
         writer.writerows(kept.values())
         with progress("checking", len(wanted)) as advance:
             advance(len(kept))
-            for path, found in map_unordered(job, todo, workers=workers, engine=engine):
+            for path, found in map_unordered(job, todo, workers=workers, engine=engine, time_limit=time_limit):
                 if isinstance(found, Died):
                     found = FileReport(path, "corrupt", str(found), 0, 0.0, 0, 0, 0.0, *_stamp(root / path))
                 kept[path] = found

@@ -6,15 +6,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from fractions import Fraction
 
 import av
 import numpy as np
 import pytest
 
+from lightning_har.cli.main import main
+from lightning_har.data import check
 from lightning_har.data.check import FileReport, check_file, check_files, read_report
-from lightning_har.data.fake import fake_frames, write_video
-from lightning_har.data.parallel import Died, map_unordered
+from lightning_har.data.fake import fake_frames, write_fake_folder, write_video
+from lightning_har.data.parallel import map_unordered
 from lightning_har.errors import ConfigError, DataError
 
 
@@ -102,18 +106,108 @@ def test_what_is_no_report_is_not_overwritten(root, tmp_path):
         read_report(tmp_path / "bad.csv")
 
 
-def die(item):
-    if item == 3:
+def awkward(item):
+    if item == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    return item * item
+    if item == "exit":
+        os._exit(3)
+    if item == "hang":
+        time.sleep(600)
+    if item == "raise":
+        raise DataError("this item cannot be")
+    if item == "lock":
+        return threading.Lock()
+    return os.getpid(), item
 
 
-def test_a_worker_that_dies_names_its_item_and_takes_no_other_along():
-    found = dict(map_unordered(die, range(8), workers=2))
-    assert isinstance(found.pop(3), Died)
-    assert found == {i: i * i for i in range(8) if i != 3}
+def test_a_worker_that_dies_or_hangs_names_its_item_and_takes_no_other_along():
+    items = ["a", "kill", "b", "hang", "c", "exit", "d", *range(20)]
+    found = dict(map_unordered(awkward, items, workers=2, time_limit=3))
+    died = {item: str(found.pop(item)) for item in ("kill", "exit", "hang")}
+    assert "SIGKILL" in died["kill"]
+    assert "exit code 3" in died["exit"]
+    assert died["hang"] == "took longer than 3 s"
+    assert {item: answer[1] for item, answer in found.items()} == {i: i for i in ["a", "b", "c", "d", *range(20)]}
+    pids = {answer[0] for answer in found.values()}
+    assert 1 <= len(pids) <= 2 + 3, "a process does many items"
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_what_a_worker_raises_is_raised_here_with_where_it_was():
+    with pytest.raises(DataError, match="this item cannot be") as caught:
+        list(map_unordered(awkward, ["raise"], workers=1))
+    assert "in awkward" in str(caught.value.__cause__)
+    with pytest.raises(RuntimeError, match="cannot be sent"):
+        list(map_unordered(awkward, ["lock"], workers=1))
     with pytest.raises(ConfigError, match="engine"):
-        list(map_unordered(die, range(3), engine="threads"))
+        list(map_unordered(awkward, range(3), engine="threads"))
+
+
+def test_processes_end_with_whoever_asks_for_no_more():
+    results = map_unordered(awkward, range(100), workers=2)
+    (pid, _), _ = (next(results)[1] for _ in range(2))
+    results.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    for name in ("a.mp4", "b.mp4", "hangs.mp4", "kills.mp4", "y.mp4", "z.mp4"):
+        write_video(folder / name, fake_frames(0, 10, (48, 64)))
+    return folder
+
+
+def run_check(folder, tmp_path, guard):
+    """A script that checks a folder, with a decoder that hangs at one of its files and crashes at another."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, time\n"
+        "import lightning_har.data.check as c\n"
+        "real = c._check_video\n"
+        "def odd(file):\n"
+        "    if file.name == 'hangs.mp4': time.sleep(600)\n"
+        "    if file.name == 'kills.mp4': os.abort()\n"
+        "    return real(file)\n"
+        "c._check_video = odd\n"
+        f"{guard}c.check_files({str(folder)!r}, sorted(os.listdir({str(folder)!r})), {str(tmp_path / 'r.csv')!r}, "
+        "workers=2, time_limit=2)\n"
+    )
+    return subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=300)
+
+
+def test_a_decoder_that_hangs_and_one_that_crashes_cost_their_file_alone(clips, tmp_path):
+    done = run_check(clips, tmp_path, "if __name__ == '__main__': ")
+    assert done.returncode == 0, done.stderr
+    rows = {row.path: (row.status, row.reason) for row in read_report(tmp_path / "r.csv")}
+    assert rows.pop("hangs.mp4") == ("corrupt", "took longer than 2 s")
+    status, reason = rows.pop("kills.mp4")
+    assert (status, reason[:51]) == ("corrupt", "the process that worked on it died (SIGABRT): it ma")
+    assert rows == {f"{name}.mp4": ("ok", "") for name in "abyz"}
+    # What took too long is tried again, the others are not.
+    again = check_files(clips, [*rows, "hangs.mp4", "kills.mp4"], tmp_path / "r.csv", workers=0)
+    assert {row.path: row.status for row in again} == {
+        **{f"{name}.mp4": "ok" for name in ("a", "b", "hangs", "y", "z")}, "kills.mp4": "corrupt"}  # fmt: skip
+
+
+def test_a_script_without_a_guard_is_told_what_it_lacks(clips, tmp_path):
+    done = run_check(clips, tmp_path, "")
+    assert done.returncode == 1
+    assert "ConfigError: a worker process ended before it began" in done.stderr.splitlines()[-1]
+    assert "__main__" in done.stderr.splitlines()[-1]
+
+
+def test_the_command_gives_up_a_file_after_as_long_as_it_is_told(tmp_path, monkeypatch, capsys):
+    write_fake_folder(tmp_path / "clips", clips=2)
+    limits = []
+    monkeypatch.setattr(check, "check_files", lambda *args, time_limit, **kwargs: limits.append(time_limit) or [])
+    for arguments in ([], ["--time-limit", "7.5"]):
+        assert main(["data", "check", str(tmp_path / "clips"), "--report", str(tmp_path / "r.csv"), *arguments]) == 0
+    assert limits == [check.TIME_LIMIT, 7.5]
+    capsys.readouterr()
 
 
 def test_a_killed_check_leaves_a_report_that_goes_on(root, tmp_path):
