@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lightning_har.data.hmdb51 import HMDB51DataModule as HMDB51DataModule
     from lightning_har.data.kinetics import KineticsDataModule as KineticsDataModule
     from lightning_har.data.msr_daily import MSRDailyActivityDataModule as MSRDailyActivityDataModule
+    from lightning_har.data.shards import ShardDataModule as ShardDataModule
     from lightning_har.data.synthetic import SyntheticActionsDataModule as SyntheticActionsDataModule
     from lightning_har.data.ucf101 import UCF101DataModule as UCF101DataModule
     from lightning_har.modules.base import ActionRecognizer as ActionRecognizer
@@ -43,6 +44,7 @@ _HOME = {
     "PyTorchVideoModule": "modules.pytorchvideo",
     "S3DModule": "modules.s3d",
     "Sampling": "spec",
+    "ShardDataModule": "data.shards",
     "SyntheticActionsDataModule": "data.synthetic",
     "TSNModule": "modules.tsn",
     "TwoStreamModule": "modules.two_stream",

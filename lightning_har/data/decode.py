@@ -39,6 +39,29 @@ _HIDES_FRAMES = frozenset({"vp8", "libvpx"})
 
 
 @dataclass(frozen=True)
+class Slice:
+    """A video within a larger file, uncompressed, as a tar holds it; it is read where it lies.
+
+    Attributes:
+        file: The larger file.
+        start: First byte of the video.
+        size: Its bytes.
+        name: Its own, for messages.
+    """
+
+    file: Path
+    start: int
+    size: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.file}/{self.name}"
+
+
+VideoPath: TypeAlias = str | Path | Slice
+
+
+@dataclass(frozen=True)
 class VideoInfo:
     """What a video holds.
 
@@ -75,11 +98,11 @@ class FrameSource(Protocol):
         """Give back what it holds."""
 
 
-def read_frames(path: str | Path, indices: Indices, *, size: Size = None, decoder: Decoder = "pyav") -> Frames:
+def read_frames(path: VideoPath, indices: Indices, *, size: Size = None, decoder: Decoder = "pyav") -> Frames:
     """Read frames of a video file.
 
     Args:
-        path: The file.
+        path: The file, or where it lies in a larger one.
         indices: Places in presentation order, from 0; in any order, with repetitions.
         size: (H, W) to resize to, or a function from the video's own (H, W) to it; None keeps them.
         decoder: "pyav", or "torchcodec" where installed (``pip install lightning-har[torchcodec]``).
@@ -99,7 +122,7 @@ def read_frames(path: str | Path, indices: Indices, *, size: Size = None, decode
         source.close()
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: VideoPath) -> VideoInfo:
     """Length, size and rate of a video file; one frame is decoded.
 
     Raises:
@@ -115,11 +138,11 @@ def short_side(height: int, width: int, side: int) -> tuple[int, int]:
     return max(round(height * factor), side), max(round(width * factor), side)
 
 
-def open_video(path: str | Path, decoder: Decoder = "pyav", threads: int = 0) -> FrameSource:
+def open_video(path: VideoPath, decoder: Decoder = "pyav", threads: int = 0) -> FrameSource:
     """Open a video file with a decoder by name. Close what it returns.
 
     Args:
-        path: The file.
+        path: The file, or where it lies in a larger one.
         decoder: "pyav" or "torchcodec".
         threads: Of the decoder; 0 is one per core.
 
@@ -153,20 +176,20 @@ class PyAVVideo:
     """A video file opened with PyAV. Close it, or use it in a ``with`` statement.
 
     Args:
-        path: The file.
+        path: The file, or where it lies in a larger one.
         threads: Of the decoder; 0 is one per core.
 
     Raises:
         DecodeError: The file cannot be opened, or holds no video.
     """
 
-    def __init__(self, path: str | Path, threads: int = 0) -> None:
+    def __init__(self, path: VideoPath, threads: int = 0) -> None:
         import av
 
         self.path = path
-        check_file(path)
+        self._size = check_file(path)
         try:
-            self._container = av.open(str(path), metadata_errors="ignore")
+            self._container = av.open(location(path), metadata_errors="ignore")
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DecodeError(f"{path}: is no video that can be read: {reason(error)}") from error
         try:
@@ -386,7 +409,7 @@ class PyAVVideo:
 
         index, threads = self._stream.index, self._stream.thread_count
         self._container.close()
-        self._container = av.open(str(self.path), metadata_errors="ignore")
+        self._container = av.open(location(self.path), metadata_errors="ignore")
         self._stream = self._container.streams[index]
         self._stream.thread_type, self._stream.thread_count = "AUTO", threads
 
@@ -404,8 +427,7 @@ class PyAVVideo:
         entries = [(e.timestamp, e.is_keyframe, e.is_discard, e.pos + e.size) for e in stream.index_entries]
         if not entries:
             return None
-        file_size = os.path.getsize(self.path)
-        lost = sum(end > file_size for *_, end in entries)
+        lost = sum(end > self._size for *_, end in entries)
         if lost:
             raise DecodeError(f"{self.path}: is truncated: {lost} of its {len(entries)} frames lie beyond its end")
         shown = np.array([e[0] for e in entries if not e[2]], np.int64)
@@ -460,17 +482,31 @@ class _GuessError(Exception):
     """The file's index did not give the frames' timestamps."""
 
 
-def check_file(path: str | Path) -> None:
-    """Raise a DecodeError for what is missing, a folder, or empty."""
+def check_file(path: VideoPath) -> int:
+    """The size in bytes; a DecodeError for what is missing, a folder, cut off, or empty."""
+    file = path.file if isinstance(path, Slice) else path
     try:
-        if os.path.isdir(path):
+        if os.path.isdir(file):
             raise DecodeError(f"{path}: is a folder, not a video file")
-        if not os.path.getsize(path):
-            raise DecodeError(f"{path}: is empty (zero bytes)")
+        size = os.path.getsize(file)
     except FileNotFoundError as error:
         raise DecodeError(f"{path}: does not exist") from error
     except (OSError, ValueError) as error:
         raise DecodeError(f"{path}: {reason(error)}") from error
+    if isinstance(path, Slice):
+        if size < path.start + path.size:
+            raise DecodeError(f"{path}: lies beyond the end of {file}, which is truncated")
+        size = path.size
+    if not size:
+        raise DecodeError(f"{path}: is empty (zero bytes)")
+    return size
+
+
+def location(path: VideoPath) -> str:
+    """What FFmpeg opens."""
+    if isinstance(path, Slice):
+        return f"subfile,,start,{path.start},end,{path.start + path.size},,:file:{os.path.abspath(path.file)}"
+    return str(path)
 
 
 def reason(error: BaseException) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
-from lightning_har.data.decode import Frames, Indices, Size, check_file, reason
+from lightning_har.data.decode import Frames, Indices, Size, VideoPath, check_file, location, reason
 from lightning_har.errors import ConfigError, DecodeError
 
 
@@ -14,7 +12,7 @@ class TorchCodecVideo:
     """A video file opened with torchcodec: the same frames, by another decoder.
 
     Args:
-        path: The file.
+        path: The file, or where it lies in a larger one.
         threads: Of the decoder; 0 is one per core.
 
     Raises:
@@ -22,7 +20,7 @@ class TorchCodecVideo:
         ConfigError: torchcodec is not installed, or finds no FFmpeg.
     """
 
-    def __init__(self, path: str | Path, threads: int = 0) -> None:
+    def __init__(self, path: VideoPath, threads: int = 0) -> None:
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:
@@ -33,7 +31,9 @@ class TorchCodecVideo:
         self.path = path
         check_file(path)
         try:
-            self._video = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact")
+            self._video = VideoDecoder(
+                location(path), dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact"
+            )
         except (RuntimeError, ValueError, OSError) as error:
             raise DecodeError(f"{path}: is no video that can be read: {reason(error)}") from error
 

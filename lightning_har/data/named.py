@@ -19,7 +19,7 @@ DATASETS = {
 """The official data sets: name to file and class in ``lightning_har.data``."""
 
 HELP = (
-    "a folder of clips per class, a CSV with path,label (and fold), synthetic, features:DIR, "
+    "a folder of clips per class, a CSV with path,label (and fold), synthetic, features:DIR, shards:DIR, "
     f"or NAME:DIR with NAME one of {', '.join(DATASETS)}"
 )
 
@@ -28,7 +28,8 @@ def data_factory(text: str) -> partial[Any]:
     """The data module for a name, with its place as the only argument given.
 
     Args:
-        text: See ``HELP``; ``features:DIR`` is what ``extract_features`` wrote.
+        text: See ``HELP``; ``features:DIR`` is what ``extract_features`` wrote, ``shards:DIR`` what ``write_shards``
+            did.
 
     Raises:
         ConfigError: No such data set, file or folder.
@@ -41,6 +42,8 @@ def data_factory(text: str) -> partial[Any]:
             path = Path(place)
             manifest = path if path.suffix == ".csv" else path / "manifest.csv"
             return partial(_class("features:FeatureDataModule"), manifest=str(manifest))
+        if name == "shards":
+            return partial(_class("shards:ShardDataModule"), root=place)
         if name not in DATASETS:
             from difflib import get_close_matches
 
