@@ -22,6 +22,7 @@ from lightning_har.modules.base import ActionRecognizer
 from lightning_har.types import ClassNames
 from lightning_har.viz.confusion import save_confusion_matrix
 from lightning_har.viz.curves import save_curves
+from lightning_har.weights.fetch import digests
 
 
 def split_scores(
@@ -79,6 +80,7 @@ def protocol(datamodule: Any, module: ActionRecognizer) -> Protocol:
         "sampling": told,
         "views": one.num_views,
         "crop": one.crop,
+        "coverage": getattr(datamodule, "coverage", None) or None,
     }
 
 
@@ -101,6 +103,7 @@ def measure(
         "trainable_parameters": trainable,
         "macs": macs,
         "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else None,
+        "checkpoint_sha256": digests(checkpoint).sha256 if checkpoint.is_file() else None,
     }
     return cost, latency
 

@@ -13,6 +13,7 @@ from lightning_har._lightning import Callback
 from lightning_har.bench.predictions import Predictions
 from lightning_har.cli.predict import load_model
 from lightning_har.data.folder import VideoFolderDataModule
+from lightning_har.data.kinetics import KineticsDataModule
 from lightning_har.data.synthetic import SyntheticActionsDataModule, generate
 from lightning_har.errors import ConfigError, DecodeError, HarError, WeightsError
 from lightning_har.modules.cnn_rnn import CNNRNNModule
@@ -69,7 +70,8 @@ def test_a_run_writes_what_it_promises(call: Any, tmp_path: Path) -> None:
         "schema_version", "recipe", "commit", "versions", "hardware", "seed", "protocol", "files", "metrics", "cost",
         "memory", "latency", "reading", "note", "runs",
     }  # fmt: skip
-    assert set(report["protocol"]) == {"data", "split", "file_list_sha256", "sampling", "views", "crop"}
+    assert set(report["protocol"]) == {"data", "split", "file_list_sha256", "sampling", "views", "crop", "coverage"}
+    assert report["protocol"]["coverage"] is None, "a folder has no list that it could be a part of"
     assert (report["recipe"], report["seed"], report["files"]) == ("tiny", 3, {"scored": 12, "skipped": 0})
     assert report["runs"] == [{key: value for key, value in report.items() if key != "runs"}]
     assert report["cost"]["checkpoint_bytes"] == (folder / "best.ckpt").stat().st_size
@@ -94,6 +96,19 @@ def frozen_parameters(folder: Path) -> int:
     assert len(module.class_names) == 12
     assert module.eval_sampling is not None
     return sum(p.numel() for p in module.parameters() if not p.requires_grad)
+
+
+def test_how_much_of_the_list_is_on_disk_stands_beside_the_score(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, data = partial(CNNRNNModule, **SMALL), partial(KineticsDataModule, root="elsewhere")
+    run(module, data, name="kinetics", argv=["--smoke", "--out", str(tmp_path / "run")])
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["protocol"]["data"] == "KineticsDataModule"
+    assert report["protocol"]["coverage"] == {
+        "train": {"listed": 15, "on_disk": 12}, "test": {"listed": 6, "on_disk": 6}}  # fmt: skip
+    assert report["runs"][0]["protocol"] == report["protocol"]
+    assert "Kinetics: on disk are train 12 of 15 (80.0 %), test 6 of 6 (100.0 %)" in capsys.readouterr().err
 
 
 def test_config_repeats_the_run(call: Any, tmp_path: Path) -> None:

@@ -37,7 +37,11 @@ _REPORTED_PACKAGES = (
 
 
 class Protocol(TypedDict):
-    """On what, and how, the score was taken."""
+    """On what, and how, the score was taken.
+
+    ``coverage`` is, by split, how many clips the official list has and how many of them were on disk (Kinetics,
+    EPIC-KITCHENS, MSR DailyActivity3D); None of data that is whole or refused.
+    """
 
     data: str
     split: str
@@ -45,6 +49,7 @@ class Protocol(TypedDict):
     sampling: dict[str, Any] | None
     views: int
     crop: str
+    coverage: dict[str, Any] | None
 
 
 class Files(TypedDict):
