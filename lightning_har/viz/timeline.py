@@ -20,6 +20,8 @@ def save_timeline(
 ) -> None:
     """Draw the scores of the strongest classes over time, and the verdict of every window as a band below.
 
+    A stretch of one verdict carries its name where there is room for it; the legend names every colour.
+
     Args:
         windows: N (start, stop) in seconds.
         scores: (N, K) softmax probabilities.
@@ -38,8 +40,10 @@ def save_timeline(
         raise ConfigError(f"{len(windows)} windows of {len(class_names)} classes need as many scores: {scores.shape}")
     verdicts = scores.argmax(1).tolist()
     shown = scores.amax(0).topk(min(top, len(class_names))).indices.tolist()
-    colours = {k: colormaps["tab10"](i % 10) for i, k in enumerate(dict.fromkeys([*shown, *verdicts]))}
-    figure = Figure((8, 3.2), dpi=110, layout="constrained")
+    said = dict.fromkeys([*shown, *verdicts])
+    palette = colormaps["tab10" if len(said) <= 10 else "tab20"]
+    colours = {k: palette(i % palette.N) for i, k in enumerate(said)}
+    figure = Figure((8, max(3.2, 0.17 * len(said) + 0.4)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     middles = [(start + stop) / 2 for start, stop in windows]
@@ -47,12 +51,19 @@ def save_timeline(
         upper.plot(middles, scores[:, k].tolist(), color=colours[k], marker="o", markersize=3, label=class_names[k])
     upper.set(ylim=(0, 1.02), ylabel="score")
     upper.grid(alpha=0.3)
+    for k in said:
+        if k not in shown:  # a verdict, but never among the strongest
+            upper.plot([], [], color=colours[k], linewidth=6, label=class_names[k])
     upper.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-    previous = None
-    for (start, stop), k in zip(windows, verdicts, strict=True):
+    per_letter = (windows[-1][1] - windows[0][0]) / 90  # seconds that a letter takes, in about 6 inches
+    begins = 0
+    for i, k in enumerate(verdicts):
+        if i + 1 < len(verdicts) and verdicts[i + 1] == k:
+            continue
+        start, stop = windows[begins][0], windows[i][1]
+        begins = i + 1
         lower.axvspan(start, stop, color=colours[k], linewidth=0)
-        if k != previous:
-            lower.text(start, 0.5, f" {class_names[k]}", fontsize=8, va="center", clip_on=True)
-        previous = k
+        if (len(class_names[k]) + 1) * per_letter <= stop - start:
+            lower.text((start + stop) / 2, 0.5, class_names[k], fontsize=8, ha="center", va="center")
     lower.set(yticks=[], xlabel="seconds", xlim=(windows[0][0], windows[-1][1]))
     figure.savefig(path)
