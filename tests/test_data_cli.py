@@ -14,6 +14,7 @@ from lightning_har.data.decode import PyAVVideo, probe
 from lightning_har.data.fake import fake_frames, write_fake_folder, write_video
 from lightning_har.data.hmdb51 import CLASSES, HMDB51DataModule
 from lightning_har.data.named import DATASETS, data_factory
+from lightning_har.errors import DataError
 
 
 def data(*arguments):
@@ -139,6 +140,15 @@ def test_prepare_says_what_it_lacks_and_refuses_another_file(tmp_path, capsys):
     assert "SHA-256" in capsys.readouterr().err
     assert data("download", "kinetics", tmp_path) == 2
     assert "cvdfoundation" in capsys.readouterr().err
+
+
+def test_a_download_that_fails_tells_the_page_too(tmp_path, monkeypatch, capsys):
+    def gone(archive, folder):
+        raise DataError(f"cannot fetch {archive.name}: HTTP 404")
+
+    monkeypatch.setattr("lightning_har.data.download.download", gone)
+    assert data("download", "hmdb51", tmp_path) == 2
+    assert "HTTP 404. The data set's page: https://serre.lab.brown.edu" in capsys.readouterr().err
 
 
 def test_reencoded_videos_show_the_same_with_keyframes_close_together(tmp_path, capsys):

@@ -12,11 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_har.cli import _shards
 from lightning_har.cli._data import dataset_class, open_data
 from lightning_har.data.named import DATASETS, HELP
 from lightning_har.errors import ConfigError, DataError, DecodeError
 
 if TYPE_CHECKING:
+    from lightning_har.data.datamodule import ActionDataModule
     from lightning_har.data.manifest import Manifest
 
 EPILOG = f"""\
@@ -32,6 +34,7 @@ examples:
   lightning-har data stats clips/ --picture stats.png
   lightning-har data split clips.csv --out split.csv --test 0.2 --val 0.1
   lightning-har data flow ucf101:data/ucf101 --out data/ucf101-flow
+  lightning-har data shards ucf101:data/ucf101 --out data/ucf101-shards
   lightning-har data fake epic_kitchens /tmp/epic
 """
 
@@ -40,7 +43,7 @@ def add_parser(subparsers: Any) -> None:
     """Add ``data`` and its own commands."""
     parser = subparsers.add_parser(
         "data",
-        help="data sets: show, download, prepare, check, stats, split, flow, fake",
+        help="data sets: show, download, prepare, check, stats, split, flow, shards, fake",
         description="Get, prepare, check and measure data sets.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -118,6 +121,8 @@ def add_parser(subparsers: Any) -> None:
     _add_engine(flow)
     flow.set_defaults(function=_flow)
 
+    _add_engine(_shards.add_parser(commands))
+
 
 def _add_data(parser: Any) -> None:
     parser.add_argument("data", metavar="DATA", help=HELP)
@@ -184,7 +189,10 @@ def _download(args: argparse.Namespace) -> int:
 
     print(f"{source.title}: {source.terms}")
     for archive in source.archives:
-        path = download(archive, args.folder)
+        try:
+            path = download(archive, args.folder)
+        except DataError as error:
+            raise DataError(f"{error}. The data set's page: {source.page}") from error
         checked = "digest checked" if archive.sha256 else "nobody published a digest to check it by"
         print(f"{path}: {path.stat().st_size:,} bytes, {checked}")
     print(f"next: lightning-har data prepare {args.name} {args.folder}")
@@ -263,7 +271,9 @@ def _stats(args: argparse.Namespace) -> int:
 
     from lightning_har.data.stats import gather, save_stats_picture, stats_tables
 
-    stats = gather(open_data(args.data, split=args.split).manifests, workers=args.workers, engine=args.engine)
+    data = open_data(args.data, split=args.split)
+    _require_files(data)
+    stats = gather(data.manifests, workers=args.workers, engine=args.engine)
     save_stats_picture(stats, args.picture)
     if args.json:
         told = {"clips": stats.clips, "unreadable": stats.unreadable, "picture": args.picture}
@@ -337,8 +347,16 @@ def _flow(args: argparse.Namespace) -> int:
 def _unchecked(args: argparse.Namespace) -> dict[str, Manifest]:
     """The records of all splits; a video that is missing is a finding here, not an error."""
     data = open_data(args.data, split=args.split)
+    _require_files(data)
     data.prepare_data()
     return data.load_manifests()
+
+
+def _require_files(data: ActionDataModule) -> None:
+    from lightning_har.data.shards import ShardDataModule
+
+    if isinstance(data, ShardDataModule):
+        raise ConfigError(f"{data.root} holds shards; give the files that the shards were written from")
 
 
 def _tell_failures(failures: dict[str, str], done: str) -> int:

@@ -16,7 +16,7 @@ _SERVER = "http://serre-lab.clps.brown.edu/wp-content/uploads/2013/10"
 SOURCE = Source(
     name="hmdb51",
     title="HMDB51",
-    page="https://serre-lab.clps.brown.edu/resource/hmdb-a-large-human-motion-database/",
+    page="https://serre.lab.brown.edu/hmdb51.html",
     size="6,766 clips, 2.1 GB as a .rar of .rar files",
     terms="CC BY 4.0; the clips were taken from films and the web",
     layout=(
@@ -28,6 +28,9 @@ SOURCE = Source(
         Archive(f"{_SERVER}/test_train_splits.rar", "test_train_splits.rar"),
     ),
 )
+"""Licence from the authors' page, size from GluonCV's documentation. The archives' address is the one that public code
+has used since 2013; FiftyOne found it gone in November 2025 (its pull request 6528). ``page`` is the authors' new one.
+"""
 
 CLASSES = (
     "brush_hair", "cartwheel", "catch", "chew", "clap", "climb", "climb_stairs", "dive", "draw_sword", "dribble",

@@ -24,13 +24,14 @@ SOURCE = Source(
     name="kinetics",
     title="Kinetics",
     page="https://github.com/cvdfoundation/kinetics-dataset",
-    size="240,000 to 650,000 clips of 10 s; 450 GB (400) to 1 TB (700)",
-    terms="lists CC BY 4.0 (DeepMind); the videos belong to their YouTube uploaders",
+    size="306,000 clips of 10 s, 456 GB (400); 530,000, 779 GB (600); 630,000, 710 GB (700)",
+    terms="CC BY 4.0 (Google) for the lists; the videos belong to their YouTube uploaders",
     layout=(
         "DIR/train.csv, validate.csv (or val.csv), test.csv: label,youtube_id,time_start,time_end,split",
         "DIR/**/<youtube_id>_<start, 6 digits>_<end, 6 digits>.mp4, in any folders",
     ),
 )
+"""Counts and sizes of what CVDF hosts, from FiftyOne's data set zoo; licence from DeepMind's page of the data set."""
 
 Variant = Literal[400, 600, 700]
 _LISTS = {"train": ("train",), "val": ("validate", "val", "validation"), "test": ("test",)}

@@ -18,10 +18,11 @@ SOURCE = Source(
     name="msr_daily",
     title="MSR DailyActivity3D",
     page="https://sites.google.com/view/wanqingli/data-sets/msr-dailyactivity3d",
-    size="320 RGB clips, about 3 GB",
+    size="320 RGB clips",
     terms="for research; ask the authors",
     layout=("DIR/a01_s01_e01_rgb.avi ... a16_s10_e02_rgb.avi, in DIR or in folders below it",),
 )
+"""Address, counts and the order of the classes as several public repositories have them; nobody tells the size."""
 
 CLASSES = (
     "drink", "eat", "read book", "call cellphone", "write on a paper", "use laptop", "use vacuum cleaner",

@@ -37,7 +37,7 @@ def test_smoke_arguments_give_a_data_set(tmp_path):
 
 
 def test_what_is_absent_is_said(root, tmp_path):
-    with pytest.raises(DataError, match=r"(?s)hmdb51_org\.rar|serre-lab.*data fake hmdb51"):
+    with pytest.raises(DataError, match=r"(?s)serre\.lab\.brown\.edu.*data fake hmdb51"):
         HMDB51DataModule(tmp_path).manifests  # noqa: B018
     lists = root / "testTrainMulti_7030_splits"
     with pytest.raises(DataError, match="102 of the 102 videos of the train list"):

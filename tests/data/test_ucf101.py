@@ -32,6 +32,11 @@ def test_the_five_types_part_the_101_classes():
     assert [len(names) for names in ACTION_TYPES.values()] == [20, 16, 5, 10, 50]
     assert len({n for names in ACTION_TYPES.values() for n in names}) == 101
     assert action_type("TaiChi") == "Body-Motion Only"
+    # Those whose names would lead elsewhere.
+    assert action_type("WalkingWithDog") == action_type("BlowingCandles") == "Body-Motion Only"
+    assert action_type("BandMarching") == action_type("MilitaryParade") == "Human-Human Interaction"
+    assert action_type("JumpRope") == action_type("SkateBoarding") == "Human-Object Interaction"
+    assert action_type("IceDancing") == action_type("Punch") == "Sports"
     with pytest.raises(DataError, match="TaiChai"):
         action_type("TaiChai")
 
