@@ -18,6 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.modules.base import ActionRecognizer
@@ -27,6 +29,7 @@ from lightning_har.weights.card import LIBRARY, Card, render
 from lightning_har.weights.fetch import digests
 from lightning_har.weights.hub import CONFIG, FORMAT_VERSION, README, WEIGHTS, Zoo, read_config, resolve
 from lightning_har.weights.in_place import Place, read_into, read_places
+from lightning_har.weights.int8 import SCALE, split_scales, stored
 from lightning_har.weights.matching import check_fit
 from lightning_har.weights.safetensors_io import save_safetensors
 
@@ -42,13 +45,14 @@ _NO_FETCH: dict[str, Any] = {"pretrained": False, "teacher": None, "rgb_checkpoi
 """Arguments that name other weights, and what they are for a module whose weights are all here."""
 
 
-def save(module: ActionRecognizer, folder: str | Path, card: Card | None = None) -> Path:
+def save(module: ActionRecognizer, folder: str | Path, card: Card | None = None, *, int8: bool = False) -> Path:
     """Write a module as a checkpoint folder.
 
     Args:
         module: One of this library's, or a subclass.
         folder: Made where missing; the three files are replaced.
         card: What is said of it; None says only what the module knows. Digests and parameters are filled in.
+        int8: Store matrices in 8 bits, see ``weights.int8``; what is loaded then has rounded weights.
 
     Returns:
         The folder.
@@ -61,7 +65,7 @@ def save(module: ActionRecognizer, folder: str | Path, card: Card | None = None)
     config = _config(module)  # first, so that nothing is written where it cannot be
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_safetensors(module.net.state_dict(), folder / WEIGHTS, {"format": "pt"})
+        save_safetensors(stored(module.net) if int8 else module.net.state_dict(), folder / WEIGHTS, {"format": "pt"})
         (folder / WEIGHTS).chmod(0o666 & ~_umask())  # safetensors writes for its owner alone
         config["sha256"] = {WEIGHTS: digests(folder / WEIGHTS).sha256}
         _write(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -124,13 +128,13 @@ def load(
     )
     config = read_config(folder)
     found = _class(config, cls, folder)
-    places = read_places(folder / WEIGHTS)
     what = str(id_or_path)
+    places, scales = split_scales(read_places(folder / WEIGHTS), what)
     if num_classes is None:
         module = _build(found, config, what)
-        _fill(module.net, folder, places, what)
+        _fill(module.net, folder, places, scales, what)
     else:
-        module = _with_new_head(found, config, folder, places, num_classes, what)
+        module = _with_new_head(found, config, folder, places, scales, num_classes, what)
     _introduce(module, config, keep_names=num_classes is None, what=what)
     if map_location is not None:
         module.to(map_location)
@@ -269,6 +273,7 @@ def _fill(
     net: nn.Module,
     folder: Path,
     places: Mapping[str, Place],
+    scales: Mapping[str, Place],
     what: str,
     *,
     new: frozenset[str] = frozenset(),
@@ -279,7 +284,14 @@ def _fill(
     expected = {name: tuple(tensor.shape) for name, tensor in own.items() if name not in new}
     given = {name: place.shape for name, place in places.items() if name not in old}
     check_fit(expected, given, network=type(net).__name__, what=what)
+    bare = [n for n in expected if places[n].dtype is torch.int8 and own[n].is_floating_point() and n not in scales]
+    if bare:
+        raise WeightsError(f"{what}: {', '.join(sorted(bare))}: in 8 bits, without {SCALE[1:]}. Fetch it again")
     read_into(folder / WEIGHTS, places, {name: own[name] for name in expected})
+    factors = {name: torch.empty(scales[name].shape) for name in expected if name in scales}
+    read_into(folder / WEIGHTS, scales, factors)
+    for name, factor in factors.items():
+        own[name].mul_(factor.view(-1, *(1,) * (own[name].ndim - 1)))
     # Copies nothing, every tensor being its own source; it runs the hooks of modules that prepare for new weights.
     net.load_state_dict(own)
 
@@ -289,6 +301,7 @@ def _with_new_head(
     config: Mapping[str, Any],
     folder: Path,
     places: Mapping[str, Place],
+    scales: Mapping[str, Place],
     num_classes: NumClasses,
     what: str,
 ) -> ActionRecognizer:
@@ -302,7 +315,7 @@ def _with_new_head(
     new = frozenset(name for name in names if name in old or name not in places)
     if not num_classes:  # features: whatever only served the head goes too
         old |= places.keys() - names
-    _fill(module.net, folder, places, what, new=new, old=old)
+    _fill(module.net, folder, places, scales, what, new=new, old=old)
     if new:
         _LOG.warning("%s: a new, untrained head for %s classes: %s", what, num_classes, ", ".join(sorted(new)))
     else:
