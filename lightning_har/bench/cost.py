@@ -17,14 +17,15 @@ from lightning_har.types import Video
 class Cost(TypedDict):
     """Sizes of a model.
 
-    ``macs``: multiply-adds of one clip (B = 1); None where no clip was read. ``checkpoint_bytes``: None where
-    no file was written.
+    ``macs``: multiply-adds of one clip (B = 1); None where no clip was read. ``checkpoint_bytes`` and
+    ``checkpoint_sha256``, which says whose numbers these are: None where no file was written.
     """
 
     parameters: int
     trainable_parameters: int
     macs: int | None
     checkpoint_bytes: int | None
+    checkpoint_sha256: str | None
 
 
 def example_video(spec: InputSpec | Mapping[str, InputSpec], batch_size: int = 1) -> Video:

@@ -22,6 +22,7 @@ examples:
   lightning-har zoo list
   lightning-har zoo build mobilenetv2-quantized-imagenet --zoo /srv/zoo
   lightning-har zoo convert i3d-inceptionv1-kinetics400-rgb model.ckpt.index model.ckpt.data-00000-of-00001 --out i3d/
+  lightning-har zoo convert quickstart runs/mine/gru --out quickstart/
   lightning-har zoo verify i3d/
   lightning-har zoo publish i3d/ --zoo my-name --private
 """
@@ -56,9 +57,9 @@ def add_parser(subparsers: Any) -> None:
     download.add_argument("--force", action="store_true", help="fetch even what the cache has")
     verify = action("verify", verify_, "digest every file anew")
     verify.add_argument("name", metavar="NAME|DIR")
-    convert = action("convert", convert_, "make a checkpoint from upstream's files, or a Trainer's .ckpt, on disk")
+    convert = action("convert", convert_, "make a checkpoint from upstream's files, or a run's, on disk")
     convert.add_argument("name", metavar="NAME")
-    convert.add_argument("files", nargs="+", metavar="FILE")
+    convert.add_argument("files", nargs="+", metavar="FILE|DIR", help="upstream's files; a run's folder")
     convert.add_argument("--out", type=Path, metavar="DIR", help="default: NAME, in the zoo if that is a folder")
     convert.add_argument(
         "--unverified", action="store_true", help="take files that match no pinned digest; the card then says so"
@@ -172,8 +173,10 @@ def convert_(args: argparse.Namespace) -> int:
 
     zoo = find_zoo(args.zoo)
     card = find_card(args.name)
-    if card is None and len(args.files) == 1 and args.files[0].endswith(".ckpt"):
-        card = Card(name=args.name, converter="lightning_checkpoint", upstream=(Upstream(Path(args.files[0]).name),))
+    first = Path(args.files[0])
+    if card is None and len(args.files) == 1 and (first.is_dir() or first.suffix == ".ckpt"):
+        upstream = Upstream("best.ckpt" if first.is_dir() else first.name)
+        card = Card(name=args.name, converter="lightning_checkpoint", upstream=(upstream,))
     if card is None:
         card = _card(args.name, args.zoo)
     from lightning_har.hub.build import convert
@@ -194,7 +197,7 @@ def build_(args: argparse.Namespace) -> int:
     from lightning_har.hub.build import build
 
     out = args.out or _place(args.name, zoo)
-    _done(build(card, out), out, args)
+    _done(build(card, out, zoo=zoo), out, args)
     return 0
 
 

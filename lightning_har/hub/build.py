@@ -24,7 +24,7 @@ from lightning_har.spec import InputSpec
 from lightning_har.types import Video
 from lightning_har.weights.card import Card, Protocol, Result, Upstream, read_card
 from lightning_har.weights.fetch import Digests, digests, fetch
-from lightning_har.weights.hub import README
+from lightning_har.weights.hub import README, Zoo, resolve
 from lightning_har.weights.publish import put_in_place
 
 _LOG = logging.getLogger(__name__)
@@ -35,13 +35,14 @@ _SHOWN = 5
 """Logits that a card keeps."""
 
 
-def build(card: Card, out: str | Path, *, cache_dir: str | Path | None = None) -> Card:
+def build(card: Card, out: str | Path, *, cache_dir: str | Path | None = None, zoo: Zoo | None = None) -> Card:
     """Fetch a checkpoint's pinned sources, convert them, and write the folder.
 
     Args:
         card: The project's.
         out: The folder; one that is there is replaced.
         cache_dir: Where the sources are kept; None takes the library's cache.
+        zoo: Where the float checkpoint of one in 8 bits is looked up; None asks the environment.
 
     Returns:
         The card of what was made.
@@ -52,11 +53,16 @@ def build(card: Card, out: str | Path, *, cache_dir: str | Path | None = None) -
     """
     if card.converter is None:
         raise WeightsError(f"{card.name} has no converter: it is made by {card.recipe or 'hand'}")
-    without = [file.path for file in card.upstream if not (file.url and file.pinned)]
-    if without or not card.upstream:
-        made = f"{', '.join(without)} comes from a run of {card.recipe}" if card.recipe else "it has no pinned source"
+    if card.converter == "int8" and card.base_model:
+        return convert(card, [resolve(card.base_model, zoo=zoo)], out)
+    if card.recipe:
         raise WeightsError(
-            f"{card.name} cannot be fetched: {made}. Give the files: lightning-har zoo convert {card.name} FILE ..."
+            f"{card.name} is not fetched but trained: lightning-har run {card.recipe} --out RUN; then "
+            f"lightning-har zoo convert {card.name} RUN --out DIR"
+        )
+    if not (card.upstream and all(file.url and file.pinned for file in card.upstream)):
+        raise WeightsError(
+            f"{card.name} has no pinned source to fetch. Give the files: lightning-har zoo convert {card.name} FILE ..."
         )
     files = [
         fetch(
@@ -78,7 +84,9 @@ def convert(card: Card, files: Sequence[str | Path], out: str | Path, *, unverif
     Args:
         card: The project's, or one of your own.
         files: Under any name, in any order: they are known by their digests. Unverified ones by their names, else
-            by their order.
+            by their order. A folder stands for the files in it that the card names: a run's for its best.ckpt.
+            Where the card pins no digest, a run's report.json does, or the README.md of a checkpoint that this one
+            is made from.
         out: The folder; one that is there is replaced.
         unverified: Take files that match no pinned digest; the card then says so. PyTorch files are still read as
             tensors only.
@@ -92,7 +100,9 @@ def convert(card: Card, files: Sequence[str | Path], out: str | Path, *, unverif
     converting = card.converter
     if converting is None:
         raise WeightsError(f"{card.name} has no converter: it is made by {card.recipe or 'hand'}")
-    found, card = _identify(card, [Path(file) for file in files], unverified)
+    given = _listed(card, [Path(file) for file in files])
+    card = _vouched(card, given)
+    found, card = _identify(card, given, unverified)
     with tempfile.TemporaryDirectory() as temporary:
         # Under their upstream names, which is how the parts of one checkpoint find each other.
         for name, file in found.items():
@@ -102,11 +112,16 @@ def convert(card: Card, files: Sequence[str | Path], out: str | Path, *, unverif
                 shutil.copyfile(file, Path(temporary) / Path(name).name)
         module = converter(converting)([Path(temporary) / Path(name).name for name in found])
         if converting == "lightning_checkpoint":
-            card = _from_report(card, next(iter(found.values())).with_name("report.json"))
+            card = _from_report(card, next(iter(found.values())))
         return _write(module, card, Path(out))
 
 
 def _write(module: ActionRecognizer, card: Card, out: Path) -> Card:
+    if card.recipe and module.spec is None:
+        raise WeightsError(
+            f"{card.name} takes video; this run was trained on stored features and has no backbone in it. Train it on "
+            f"the videos themselves: lightning-har run {card.recipe}"
+        )
     module.eval()
     golden = golden_outputs(module)
     count = sum(p.numel() for p in module.net.parameters())
@@ -118,7 +133,7 @@ def _write(module: ActionRecognizer, card: Card, out: Path) -> Card:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        save(module, part, card)
+        save(module, part, card, int8=card.converter == "int8")
         again = golden_outputs(load(part))
         if again != golden:
             raise WeightsError(f"{card.name} reads back as another network: {again}, was {golden}")
@@ -126,6 +141,42 @@ def _write(module: ActionRecognizer, card: Card, out: Path) -> Card:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return read_card(out / README)
+
+
+def _listed(card: Card, given: Sequence[Path]) -> list[Path]:
+    """The files that were given, and for a folder those in it that the card names."""
+    found: list[Path] = []
+    for path in given:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [path / Path(file.path).name for file in card.upstream]
+        if missing := [file.name for file in inside if not file.is_file()]:
+            near = sorted(str(file.parent) for file in path.glob(f"*/{missing[0]}"))
+            hint = f". Give one of {', '.join(near)}" if near else ""
+            raise WeightsError(f"{path} has no {' and no '.join(missing)}, which {card.name} is made from{hint}")
+        found += inside
+    return found
+
+
+def _vouched(card: Card, given: Sequence[Path]) -> Card:
+    """The card with the digests that stand beside the files, for those that it does not pin itself."""
+    digest_of: dict[str, str | None] = {}
+    for path in given:
+        if card.converter == "lightning_checkpoint" and path.with_name(REPORT).is_file():
+            sha256 = _read_report(path.with_name(REPORT))["cost"].get("checkpoint_sha256")
+            digest_of = {Path(file.path).name: sha256 for file in card.upstream}
+        elif card.converter == "int8" and path.with_name(README).is_file():
+            source = read_card(path.with_name(README))
+            if source.name == card.base_model and not source.unverified:
+                digest_of |= source.sha256
+    return replace(
+        card,
+        upstream=tuple(
+            file if file.url or file.pinned else replace(file, sha256=digest_of.get(Path(file.path).name))
+            for file in card.upstream
+        ),
+    )
 
 
 def _identify(card: Card, files: Sequence[Path], unverified: bool) -> tuple[dict[str, Path], Card]:
@@ -238,33 +289,67 @@ def compare(found: Mapping[str, Any], expected: Mapping[str, Any], name: str) ->
 # -- a run's own -------------------------------------------------------------------------------------------
 
 
-def _from_report(card: Card, path: Path) -> Card:
+REPORT = "report.json"
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(report, dict) and isinstance(report["cost"], dict):
+            return report
+        reason = "it has no cost"
+    except (OSError, ValueError, KeyError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    raise WeightsError(f"{path} is not a report of this library: {reason}")
+
+
+def _from_report(card: Card, checkpoint: Path) -> Card:
     """Results and protocol from the run's report beside a .ckpt, where there is one."""
+    path = checkpoint.with_name(REPORT)
     if not path.is_file():
         return card
+    report = _read_report(path)
     try:
-        report = json.loads(path.read_text())
-        told, hardware, cost = report["protocol"], report["hardware"], report["cost"]
+        told, hardware, cost, latency = (report[key] for key in ("protocol", "hardware", "cost", "latency"))
+        skipped = report["files"]["skipped"]
+        split = told["split"] + (f", without {skipped} unreadable videos" if skipped else "")
         results = [
-            Result(told["data"], _metric(head, name), round(100 * value, 2), told["split"])
+            Result(told["data"], _metric(head, name), round(100 * value, 2), split)
             for head, levels in report["metrics"].get("test", {}).items()
             for name, value in levels.get("video", {}).items()
             if name.startswith("top") and value is not None
         ]
+        costs = [
+            f"{cost['parameters']:,} parameters",
+            f"{cost['macs']:,} MACs a clip" if cost["macs"] else "",
+            f"{latency['p50_ms']:.1f} ms a clip (median)" if latency else "",
+        ]
         protocol = Protocol(
             data=told["data"],
-            split=told["split"],
+            split=split,
             file_list_sha256=told["file_list_sha256"],
             views=told["views"],
             crop=told["crop"],
             seed=report["seed"],
             commit=report["commit"],
             hardware=f"{hardware['cpu']}, {hardware['threads']} threads, {hardware['accelerator']}",
-            cost=f"{cost['parameters']:,} parameters" + (f", {cost['macs']:,} MACs" if cost["macs"] else ""),
+            cost=", ".join(filter(None, costs)),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        recipe, note = str(report["recipe"]).partition("/")[0], report["note"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(f"{path} is not a report of this library: {type(error).__name__}: {error}") from error
-    return replace(card, results=(*card.results, *results), protocol=protocol)
+    if cost.get("checkpoint_sha256") not in (None, digests(checkpoint).sha256):
+        raise WeightsError(f"{path} is the report of another {checkpoint.name} than the one beside it; put them right")
+    if card.recipe and Path(card.recipe).stem != recipe:
+        raise WeightsError(f"{card.name} is trained by {card.recipe}; {path} is of a run of {recipe}")
+    listed = card.protocol.file_list_sha256
+    if listed not in (None, protocol.file_list_sha256):
+        raise WeightsError(
+            f"{card.name} is scored on the list of clips {listed}; {path} is of a run that was scored on "
+            f"{protocol.file_list_sha256}. Run {card.recipe} as it is: without --smoke, its data unchanged"
+        )
+    notes = f"{card.notes.strip()} {note}".strip() if note else card.notes
+    return replace(card, results=(*card.results, *results), protocol=protocol, notes=notes)
 
 
 def _metric(head: str, name: str) -> str:

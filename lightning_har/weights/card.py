@@ -360,6 +360,8 @@ def _body(card: Card, address: str) -> str:
             "**Unverified.** The files this was converted from matched no pinned digest: nobody vouches that they "
             "are what they claim to be."
         )
+    if card.status == "convertible":
+        parts.append("**No weights yet.** This card says what they are made from, and how.")
     load = f'module = lightning_har.load("{address}")  # a LightningModule, in eval mode'
     parts.append(f"```python\nimport lightning_har\n\n{load}\n```")
     parts += [_section("Intended use", card.intended_use), _section("Limitations", card.limitations)]
@@ -374,7 +376,9 @@ def _body(card: Card, address: str) -> str:
             "\n".join(["## Results\n", "| data | split | metric | value | whose |", "|---|---|---|---|---|", *rows])
         )
     known = {k: v for k, v in asdict(card.protocol).items() if v is not None}
-    told = [f"- {key.replace('_', ' ')}: {value}" for key, value in known.items()] or ["Nothing was measured here yet."]
+    told = [f"- {key.replace('_', ' ')}: {value}" for key, value in known.items()]
+    if all(r.published for r in card.results):
+        told.append("\nNothing was measured here yet." if told else "Nothing was measured here yet.")
     parts.append("\n".join(["## Protocol\n", *told]))
     parts.append(_origin(card))
     digests = [f"| {name} | {digest or 'not known yet'} |" for name, digest in card.sha256.items()]

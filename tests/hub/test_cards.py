@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,8 @@ def test_a_card_is_complete_and_invents_nothing(card):
         if file.url:
             assert file.url.startswith("https://")
             assert card.commit is None or card.commit in file.url
+    if card.converter == "int8":
+        assert card.base_model in CARDS
     for digest in filter(None, card.sha256.values()):
         assert re.fullmatch("[0-9a-f]{64}", digest)
     if card.status == "convertible":
@@ -95,6 +98,19 @@ def test_pins_are_upstreams():
         ("bn-inception-imagenet", lambda: har.TSNModule(1000, "bn_inception", pretrained=False)),
         ("s3d-kinetics400", lambda: har.S3DModule(400)),
         ("tsn-resnet50-kinetics400", lambda: har.TSNModule(400, "resnet50", pretrained=False)),
+        (
+            "quickstart",
+            lambda: har.CNNRNNModule(
+                12, "mobilenetv2_050", "gru", cut_after="blocks.4", hidden=128, batch_norm=False, pretrained=False
+            ),
+        ),
+        pytest.param(
+            "mobilenetv2-gru-ucf101",
+            lambda: har.CNNRNNModule(
+                101, "mobilenetv2_quant", "gru", hidden=1280, reset="before", head_width=512, pretrained=False
+            ),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_counted_parameters(name, build):
@@ -138,6 +154,16 @@ def test_readme_is_rendered_from_the_record_and_read_back(tmp_path):
         "org/x-1",
     ):
         assert told in text
+
+
+def test_a_card_without_weights_or_numbers_says_so():
+    text = render(CARDS["quickstart"])
+    assert "**No weights yet.**" in text
+    assert "Nothing was measured here yet." in text
+    measured = (Result("SyntheticActionsDataModule", "top-1", 80.0, "test"),)
+    text = render(replace(CARDS["quickstart"], status="built", results=measured))
+    assert "No weights yet" not in text
+    assert "Nothing was measured" not in text
 
 
 def test_the_hubs_own_parser_accepts_it(tmp_path):

@@ -19,8 +19,9 @@ from lightning_har.hub.build import build, compare, convert, golden_outputs
 from lightning_har.hub.convert import converter
 from lightning_har.hub.index import load_cards
 from lightning_har.nets.i3d import I3D
-from lightning_har.weights.card import Card, Upstream, read_card
+from lightning_har.weights.card import Card, Protocol, Result, Upstream, read_card
 from lightning_har.weights.fetch import digests
+from lightning_har.weights.hub import find_zoo
 
 CARDS = load_cards()
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "mobilenet_v2"
@@ -391,33 +392,194 @@ def test_build_fetches_checks_and_converts(ckpt, hub, tmp_path):
     assert not (tmp_path / "out2").exists()
 
 
-def test_what_cannot_be_fetched_says_what_to_do(tmp_path):
-    with pytest.raises(WeightsError, match=r"comes from a run of recipes/quickstart\.py.*zoo convert quickstart FILE"):
+def test_what_cannot_be_fetched_says_what_to_do(tmp_path, monkeypatch):
+    told = r"is not fetched but trained: lightning-har run recipes/quickstart\.py --out RUN; then .* convert quickstart"
+    with pytest.raises(WeightsError, match=told):
         build(CARDS["quickstart"], tmp_path / "out")
-    with pytest.raises(WeightsError, match=r"it is made by lightning_har\.edge"):
+    with pytest.raises(WeightsError, match="no pinned source to fetch"):
+        build(Card("mine", converter="lightning_checkpoint", upstream=(Upstream("best.ckpt"),)), tmp_path / "out")
+    monkeypatch.setenv("LIGHTNING_HAR_ZOO", str(tmp_path))
+    with pytest.raises(WeightsError, match="no checkpoint 'mobilenetv2-gru-ucf101'"):
         build(CARDS["mobilenetv2-gru-ucf101-int8"], tmp_path / "out")
 
 
-def test_a_run_s_report_becomes_results_and_protocol(ckpt, tmp_path):
-    path, card = ckpt
+# -- a run's own -------------------------------------------------------------------------------------------
+
+LIST = "a" * 64
+
+
+def write_report(checkpoint, **changes):
+    """The report of a run beside its checkpoint."""
     report = {
-        "protocol": {
-            "data": "UCF101",
-            "split": "test, fold 1",
-            "file_list_sha256": "a" * 64,
-            "views": 10,
-            "crop": "ten",
-        },
+        "recipe": "study/gru",
+        "protocol": {"data": "UCF101", "split": "test, fold 1", "file_list_sha256": LIST, "views": 10, "crop": "ten"},
         "hardware": {"cpu": "a CPU", "threads": 2, "accelerator": "cpu"},
-        "cost": {"parameters": 373076, "macs": 1000},
+        "cost": {"parameters": 373076, "macs": 1000, "checkpoint_sha256": digests(checkpoint).sha256},
+        "files": {"scored": 100, "skipped": 0},
         "metrics": {"test": {"action": {"video": {"top1": 0.755, "top5": 0.9}, "clip": {"top1": 0.5}}}},
+        "latency": {"p50_ms": 3.25},
         "seed": 3,
         "commit": "abc",
+        "note": None,
     }
-    path.with_name("report.json").write_text(json.dumps(report))
-    done = convert(card, [path], tmp_path / "out")
-    assert [(r.metric, r.value, r.published) for r in done.results] == [("top-1", 75.5, False), ("top-5", 90.0, False)]
-    assert (done.protocol.file_list_sha256, done.protocol.views, done.protocol.seed) == ("a" * 64, 10, 3)
-    path.with_name("report.json").write_text("{}")
-    with pytest.raises(WeightsError, match="not a report"):
-        convert(card, [path], tmp_path / "out2")
+    checkpoint.with_name("report.json").write_text(json.dumps(report | changes))
+
+
+@pytest.fixture
+def run(ckpt):
+    """A run's folder, and a card that pins no digest of it."""
+    path, card = ckpt
+    write_report(path)
+    return path.parent, replace(card, recipe="recipes/study.py", upstream=(Upstream("best.ckpt"),))
+
+
+def test_a_run_s_report_becomes_results_and_protocol(run, tmp_path):
+    folder, card = run
+    done = convert(card, [folder], tmp_path / "out")
+    assert not done.unverified, "the report names the checkpoint's digest"
+    assert [(r.metric, r.value, r.split, r.published) for r in done.results] == [
+        ("top-1", 75.5, "test, fold 1", False),
+        ("top-5", 90.0, "test, fold 1", False),
+    ]
+    told = done.protocol
+    assert (told.file_list_sha256, told.views, told.crop, told.seed, told.commit) == (LIST, 10, "ten", 3, "abc")
+    assert (told.hardware, told.cost) == (
+        "a CPU, 2 threads, cpu",
+        "373,076 parameters, 1,000 MACs a clip, 3.2 ms a clip (median)",
+    )
+    assert done.upstream == (Upstream("best.ckpt", sha256=digests(folder / "best.ckpt").sha256),)
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert f"file list sha256: {LIST}" in text
+    assert "| UCF101 | test, fold 1 | top-1 | 75.5 % | measured |" in text
+    before = digests(tmp_path / "out" / "model.safetensors")
+    convert(card, [folder / "best.ckpt"], tmp_path / "again")
+    assert digests(tmp_path / "again" / "model.safetensors") == before, "the same bytes again"
+
+
+@pytest.mark.parametrize(
+    ("report", "told"),
+    [
+        ({"recipe": "other"}, r"is trained by recipes/study\.py; .*report\.json is of a run of other"),
+        (
+            {"cost": {"parameters": 1, "macs": None, "checkpoint_sha256": "0" * 64}},
+            "refused: expected best.ckpt: SHA-256 0",
+        ),
+        ({"cost": 3}, "report.json is not a report of this library"),
+        ({"metrics": {"test": {"action": 3}}}, "report.json is not a report of this library"),
+        ({"protocol": {}}, "report.json is not a report of this library"),
+    ],
+)
+def test_a_report_of_something_else_is_refused(run, tmp_path, report, told):
+    folder, card = run
+    write_report(folder / "best.ckpt", **report)
+    with pytest.raises(WeightsError, match=told):
+        convert(card, [folder], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_another_checkpoint_are_not_taken_even_unverified(run, tmp_path):
+    folder, card = run
+    cost = {"parameters": 1, "macs": None, "checkpoint_sha256": "0" * 64}
+    write_report(folder / "best.ckpt", cost=cost)
+    with pytest.raises(WeightsError, match="is the report of another best"):
+        convert(card, [folder], tmp_path / "out", unverified=True)
+    (folder / "report.json").unlink()
+    done = convert(card, [folder], tmp_path / "out", unverified=True)
+    assert (done.unverified, done.results) == (True, ())
+
+
+def test_what_a_report_leaves_out_or_notes_is_told(run, tmp_path):
+    folder, card = run
+    write_report(folder / "best.ckpt", files={"scored": 98, "skipped": 2}, note="Trained on all data.")
+    done = convert(replace(card, notes="Of a study."), [folder], tmp_path / "out")
+    assert {r.split for r in done.results} == {"test, fold 1, without 2 unreadable videos"}
+    assert done.notes == "Of a study. Trained on all data."
+
+
+def test_a_run_on_other_clips_is_not_the_card_s_checkpoint(run, tmp_path):
+    folder, card = run
+    listed = replace(card, protocol=Protocol(file_list_sha256="b" * 64))
+    with pytest.raises(WeightsError, match=r"scored on the list of clips b{64}.*Run recipes/study\.py as it is"):
+        convert(listed, [folder], tmp_path / "out")
+    convert(replace(card, protocol=Protocol(file_list_sha256=LIST)), [folder], tmp_path / "out")
+
+
+def test_a_folder_of_runs_names_them(run, tmp_path):
+    folder, card = run
+    with pytest.raises(WeightsError, match=rf"has no best\.ckpt, .*Give one of {folder}"):
+        convert(card, [folder.parent], tmp_path / "out")
+
+
+def test_a_run_on_features_is_not_a_checkpoint_for_video(run, tmp_path):
+    import pytorch_lightning as pl
+
+    folder, card = run
+    module = har.CNNRNNModule(3, backbone=None, feature_dim=7, hidden=5)
+    trainer = pl.Trainer(max_epochs=0, logger=False, enable_progress_bar=False, enable_model_summary=False,
+                         enable_checkpointing=False, accelerator="cpu")  # fmt: skip
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "best.ckpt", weights_only=True)
+    write_report(folder / "best.ckpt")
+    with pytest.raises(WeightsError, match="was trained on stored features and has no backbone"):
+        convert(card, [folder], tmp_path / "out")
+
+
+def test_the_quickstart_s_list_of_clips_is_the_card_s(tmp_path):
+    """Known before anything is rendered; and it is what the recipe is scored on."""
+    from lightning_har.data._clips import Parameters
+    from lightning_har.data.manifest import Manifest
+    from lightning_har.data.synthetic import _table
+
+    (tmp_path / "manifest.csv").write_text(_table(Parameters((80, 8, 16), 64, 0)))
+    test = Manifest.from_csv(tmp_path / "manifest.csv").by_split()["test"]
+    assert CARDS["quickstart"].protocol.file_list_sha256 == test.sha256()
+
+
+# -- 8 bits ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def floats(tmp_path):
+    """A float checkpoint in a zoo folder, and the card of its 8-bit form."""
+    module = har.CNNRNNModule(
+        4, backbone="test_resnet", pretrained=False, input_size=32, num_frames=3, hidden=64
+    ).eval()
+    result = Result("UCF101", "top-1", 75.5, "test")
+    folder = module.save_pretrained(tmp_path / "zoo" / "gru", card=Card("gru", results=(result,)))
+    upstream = (Upstream("model.safetensors"), Upstream("config.json"))
+    return folder, module, Card("gru-int8", converter="int8", base_model="gru", upstream=upstream)
+
+
+def test_the_8_bit_form_of_a_checkpoint(floats, tmp_path):
+    folder, module, card = floats
+    done = convert(card, [folder], tmp_path / "int8")
+    assert (done.status, done.unverified, done.base_model) == ("built", False, "gru")
+    assert done.results == (), "the float checkpoint's numbers are not its own"
+    assert [file.sha256 for file in done.upstream] == [digests(folder / f.path).sha256 for f in card.upstream]
+    loaded = har.load(tmp_path / "int8")
+    assert golden_outputs(loaded) == done.golden
+    near = (loaded(clip()) - module(clip())).abs().max()
+    assert 0 < near < 0.05
+    size = [(place / "model.safetensors").stat().st_size for place in (tmp_path / "int8", folder)]
+    assert size[0] < 0.4 * size[1]
+
+
+def test_the_8_bit_form_is_built_from_the_zoo(floats, tmp_path):
+    folder, _, card = floats
+    done = build(card, tmp_path / "int8", zoo=find_zoo(folder.parent))
+    assert done.sha256 == convert(card, [folder], tmp_path / "again").sha256
+
+
+def test_the_8_bit_form_of_another_checkpoint_is_refused(floats, tmp_path):
+    folder, module, card = floats
+    with pytest.raises(WeightsError, match=r"refused: expected model\.safetensors: not pinned"):
+        convert(replace(card, base_model="lstm"), [folder], tmp_path / "int8")
+    other = module.save_pretrained(tmp_path / "other", card=Card("gru", unverified=True))
+    with pytest.raises(WeightsError, match="refused"):
+        convert(card, [other], tmp_path / "int8")
+    assert convert(card, [other], tmp_path / "int8", unverified=True).unverified
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match=r"refused: expected model\.safetensors: SHA-256"):
+        convert(card, [folder], tmp_path / "int8b")
