@@ -3,9 +3,9 @@
 LSTM, GRU and ConvNet1D take pooled features (B, T, 1280), ConvLSTM the 8 × 8 maps they are pooled from. As in the
 study, ConvLSTM's kernel is 4 × 4 with stride 4 on its input; its width is its filters, that of the others their units
 (of ConvNet1D the channels of its last convolution). Each point runs in a process of its own, so that peaks are its own;
-what Python, PyTorch and the input take is subtracted from them.
+what Python, PyTorch, the weights and the input take is subtracted from them.
 
-    python benchmarks/temporal_cost.py [--widths 50 100 200 300] [--lengths 5 10 20 40] [--device cpu]
+    python benchmarks/temporal_cost.py [--widths 50 100 200 300] [--lengths 5 10 20 40] [--device cpu] [--smoke]
 
 Writes benchmarks/results/temporal_cost.csv and .png.
 """
@@ -13,7 +13,9 @@ Writes benchmarks/results/temporal_cost.csv and .png.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import ctypes
 import json
 import subprocess
 import sys
@@ -25,13 +27,16 @@ PARTS = ("lstm", "gru", "convlstm", "convnet1d")
 FEATURES, MAP = 1280, 8
 
 
-def measure(part: str, width: int, length: int, batch: int, device: str, budget_s: float) -> dict[str, Any]:
+def measure(
+    part: str, width: int, length: int, batch: int, device: str, budget_s: float, threads: int
+) -> dict[str, Any]:
     """One part at one width and length: parameters, time and memory of a forward pass and of a training step."""
     import torch
 
     from lightning_har.bench.memory import PeakMemory
     from lightning_har.nets.cnn_rnn import temporal_part
 
+    torch.set_num_threads(threads)
     torch.manual_seed(0)
     net = temporal_part(part, FEATURES, width, num_frames=length, reset="after", causal=False).to(device)
     shape = (batch, length, FEATURES, MAP, MAP) if part == "convlstm" else (batch, length, FEATURES)
@@ -48,6 +53,7 @@ def measure(part: str, width: int, length: int, batch: int, device: str, budget_
     found: dict[str, Any] = {"parameters": sum(p.numel() for p in net.parameters())}
     for name, step in (("forward", forward), ("training", train)):
         net.train(name == "training")
+        give_back()
         with PeakMemory(device) as idle:
             pass
         with PeakMemory(device) as peak:
@@ -55,6 +61,12 @@ def measure(part: str, width: int, length: int, batch: int, device: str, budget_
         found[f"{name}_mib"] = ((peak.peak_bytes or 0) - (idle.peak_bytes or 0)) / 2**20
         found[f"{name}_ms"] = median_ms(step, device, budget_s)
     return found
+
+
+def give_back() -> None:
+    """Return to the system what was freed: what the C library keeps for later would hide the next peak (glibc)."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def median_ms(step: Any, device: str, budget_s: float) -> float:
@@ -119,6 +131,8 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--budget", type=float, default=1.0, help="seconds for each time")
+    parser.add_argument("--threads", type=int, help="default: as many as PyTorch takes")
+    parser.add_argument("--smoke", action="store_true", help="two small points of each part: does it run?")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -126,17 +140,21 @@ def main() -> None:
         print(json.dumps(measure(**json.loads(args.one))))
         return
 
+    if args.smoke:
+        args.widths, args.lengths, args.batch, args.budget = [8], [5, 20], 2, 0.02
+
     import torch
 
     from lightning_har.bench.report import commit, hardware
 
+    torch.set_num_threads(args.threads or torch.get_num_threads())
     machine = hardware(args.device)
     rows = []
     for part in PARTS:
         for width in args.widths:
             for length in args.lengths:
                 point = {"part": part, "width": width, "length": length, "batch": args.batch}
-                point |= {"device": args.device, "budget_s": args.budget}
+                point |= {"device": args.device, "budget_s": args.budget, "threads": torch.get_num_threads()}
                 done = subprocess.run(
                     [sys.executable, __file__, "--one", json.dumps(point)], capture_output=True, text=True, check=False
                 )
