@@ -113,8 +113,11 @@ def read_report(path: str | Path) -> list[FileReport]:
     Raises:
         DataError: It is no report.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(line.replace("\0", "") for line in file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(line.replace("\0", "") for line in file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no report of a check: {error}. Name another file") from error
     if rows and tuple(rows[0]) != FileReport._fields:
         raise DataError(f"{path} is no report of a check; its columns are {', '.join(rows[0])}. Name another file")
     found = []

@@ -35,8 +35,8 @@ SOURCE = Source(
         "or DIR/P01/videos/P01_01.MP4",
     ),
 )
-"""The videos' size is the total of a public mirror of all 700, that of the pictures what the authors said of 2018's part
-(epic-kitchens-55-annotations, issue 3). Licence and folders from the authors' repositories.
+"""The videos' size is the total of a public mirror of all 700; that of the pictures is what the authors said of 2018's
+part (epic-kitchens-55-annotations, issue 3). Licence and folders from the authors' repositories.
 """
 
 Target = Literal["verb_noun", "verb", "noun", "verb_category", "action"]

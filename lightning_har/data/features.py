@@ -358,7 +358,7 @@ def open_features(path: Path) -> NDArray[Any]:
     """
     try:
         stored = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header is Python source to numpy, and fails as such
         raise DecodeError(f"{path}: is no .npy file that can be read: {error}") from error
     if not isinstance(stored, np.ndarray) or stored.ndim != 2 or not len(stored):
         raise DataError(f"{path}: is not an array (T, D), but {getattr(stored, 'shape', type(stored).__name__)}")
