@@ -27,6 +27,7 @@ if __name__ == "__main__":
             pretrained=False,
             freeze_backbone=False,
             hidden=256,
+            batch_norm=False,
             num_frames=16,
             input_size=80,
             dropout=0.2,
