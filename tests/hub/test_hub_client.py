@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from hub_models import clip, tiny
 import lightning_har as har
 from lightning_har.errors import WeightsError
 from lightning_har.weights.card import read_card
-from lightning_har.weights.hub import WEIGHTS, Zoo, names
+from lightning_har.weights.hub import WEIGHTS, Zoo, names, remembered_digests, resolve
+from lightning_har.weights.resume import resume
 
 
 def test_push_then_load(hub, checkpoint):
@@ -211,6 +213,94 @@ def test_killed_downloads_end_identical(hub, sha256, tmp_path):
         assert process.returncode == -signal.SIGKILL
     assert not list((tmp_path / "cache").rglob(f"snapshots/*/{WEIGHTS}")), "what is not complete has no name yet"
     assert finish(start(tmp_path, hub)) == sha256
+
+
+def parts(tmp_path):
+    return [path for path in (tmp_path / "cache").rglob("*.incomplete") if path.stat().st_size]
+
+
+def ranges(hub):
+    return [r for m, p, r in hub.log if m == "GET" and p.startswith("/cdn/")]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
+def test_a_killed_download_is_continued_by_the_next_process(hub, sha256, tmp_path, share):
+    content = hub.repos["me/tsn-tiny"].files[WEIGHTS]
+    hub.faults = [("stall", share)]
+    process = start(tmp_path, hub)
+    assert hub.stalled.wait(60)
+    deadline = time.monotonic() + 30
+    while not parts(tmp_path) and time.monotonic() < deadline:  # of what was sent, the client's last block is lost
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    (left,) = parts(tmp_path)
+    have = left.stat().st_size
+    assert 0 < have < len(content)
+    hub.log.clear()
+    assert finish(start(tmp_path, hub)) == sha256
+    assert ranges(hub) == [f"bytes={have}-"]
+    assert not parts(tmp_path), "nothing is left over"
+
+
+@pytest.fixture
+def left(hub, sha256, tmp_path):
+    """Half of the weights, as the client leaves it when it is killed."""
+    content = hub.repos["me/tsn-tiny"].files[WEIGHTS]
+    blobs = tmp_path / "cache" / "models--me--tsn-tiny" / "blobs"
+    blobs.mkdir(parents=True)
+    path = blobs / f"{sha256}.0123abcd.incomplete"
+    path.write_bytes(content[: len(content) // 2])
+    return path
+
+
+def resolved(tmp_path):
+    return remembered_digests(resolve("me/tsn-tiny", cache_dir=tmp_path / "cache") / WEIGHTS).sha256
+
+
+def test_the_longest_part_is_continued(hub, sha256, tmp_path, left):
+    left.with_name(f"{sha256}.aaaaaaaa.incomplete").write_bytes(left.read_bytes()[:100])
+    left.with_name(f"{'0' * 64}.bbbbbbbb.incomplete").write_bytes(b"of another file")
+    assert resolved(tmp_path) == sha256
+    assert ranges(hub) == [f"bytes={left_size(hub)}-"]
+    assert [path.name for path in parts(tmp_path)] == [f"{'0' * 64}.bbbbbbbb.incomplete"]
+
+
+def left_size(hub):
+    return len(hub.repos["me/tsn-tiny"].files[WEIGHTS]) // 2
+
+
+def test_a_part_of_something_else_does_no_harm(hub, sha256, tmp_path, left):
+    left.write_bytes(b"x" * 9000)
+    assert resolved(tmp_path) == sha256
+    assert ranges(hub) == ["bytes=9000-", None]
+
+
+def test_a_part_that_cannot_be_continued_is_left_to_the_client(hub, sha256, tmp_path, left, monkeypatch):
+    def refuse(*_):
+        raise WeightsError("HTTP 403")
+
+    monkeypatch.setattr("lightning_har.weights.resume.download", refuse)
+    assert resolved(tmp_path) == sha256
+    assert ranges(hub) == [None]
+
+
+def test_a_part_that_another_process_holds_is_left_to_it(hub, sha256, tmp_path, left):
+    from filelock import FileLock
+
+    lock = tmp_path / "cache" / ".locks" / "models--me--tsn-tiny" / f"{sha256}.lock"
+    lock.parent.mkdir(parents=True)
+    with FileLock(lock):
+        resume("me/tsn-tiny", WEIGHTS, revision=None, endpoint=hub.url, token=None, cache_dir=tmp_path / "cache")
+    assert ranges(hub) == []
+    assert parts(tmp_path) == [left]
+
+
+def test_a_private_download_is_continued_without_its_token_leaving_the_hub(hub, sha256, tmp_path, left):
+    hub.repos["me/tsn-tiny"].private = True
+    folder = resolve("me/tsn-tiny", cache_dir=tmp_path / "cache", token=hub.token)
+    assert remembered_digests(folder / WEIGHTS).sha256 == sha256
+    assert ranges(hub) == [f"bytes={left_size(hub)}-"], "the server's storage answers a token with an error"
 
 
 def test_two_processes_at_once(hub, sha256, tmp_path):
