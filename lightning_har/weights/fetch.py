@@ -164,7 +164,7 @@ def _fetch_url(url: str, what: str, pin: _Pin, cache_dir: str | Path | None, for
             if force or not pin.has_digest:  # else a part of an older file could be continued unnoticed
                 part.unlink(missing_ok=True)
             for attempt in (1, 2):
-                _download(url, part, what)
+                download(url, part, what)
                 problem = pin.problem(digests(part))
                 if problem is None:
                     os.replace(part, path)
@@ -218,8 +218,17 @@ def _checked(path: Path, what: str, pin: _Pin) -> Path:
     return path
 
 
-def _download(url: str, part: Path, what: str) -> None:
-    """Complete ``part``; continue it where there is one, and where the connection breaks."""
+def download(url: str, part: Path, what: str) -> None:
+    """Complete ``part``; continue it where there is one, and where the connection breaks. Nothing is verified.
+
+    Args:
+        url: ``http(s)://``.
+        part: The file.
+        what: What it is, to begin an error with.
+
+    Raises:
+        WeightsError: The server refuses, or does not answer.
+    """
     failures, reason = 0, ""
     while failures < _TRIES:
         have = _size(part)
@@ -286,8 +295,8 @@ def hub_or_cache() -> Iterator[str | None]:
     """
     from huggingface_hub import constants
 
-    problem = _hub_problem()
     before = constants.HF_HUB_OFFLINE
+    problem = None if before else hub_problem()
     constants.HF_HUB_OFFLINE = before or problem is not None
     try:
         yield problem
@@ -295,7 +304,8 @@ def hub_or_cache() -> Iterator[str | None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _hub_problem() -> str | None:
+def hub_problem() -> str | None:
+    """Why the hub cannot be reached, found out at once; None where it can, or where only a proxy could tell."""
     if urllib.request.getproxies():
         return None
     address = urllib.parse.urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")

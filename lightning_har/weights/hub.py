@@ -14,8 +14,6 @@ import json
 import logging
 import os
 import re
-import urllib.parse
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +22,8 @@ from typing import Any
 from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.weights.card import LIBRARY, Card, read_card
-from lightning_har.weights.fetch import Digests, cache_directory, digests
+from lightning_har.weights.fetch import Digests, cache_directory, digests, hub_or_cache, hub_problem
+from lightning_har.weights.resume import resume
 
 _LOG = logging.getLogger(__name__)
 
@@ -119,11 +118,12 @@ def fetch_card(name: str, zoo: Zoo, token: str | None = None) -> Card:
     """
     from huggingface_hub import hf_hub_download
 
-    repository = zoo.repository(name)
+    repository, unreached = zoo.repository(name), None
     try:
-        path = hf_hub_download(repository, README, endpoint=endpoint(), token=token, library_name=LIBRARY)
+        with hub_or_cache() as unreached:
+            path = hf_hub_download(repository, README, endpoint=endpoint(), token=token, library_name=LIBRARY)
     except Exception as error:  # the client's own errors differ by version and transport
-        raise _refusal(error, name, repository, zoo, None, token) from error
+        raise _refusal(error, name, repository, zoo, None, token, unreached) from error
     return read_card(path)
 
 
@@ -134,8 +134,9 @@ def names(zoo: Zoo, token: str | None = None) -> list[str]:
         WeightsError: The hub cannot be asked.
     """
     if zoo.folder is not None:
-        return sorted(path.parent.name for path in zoo.folder.glob(f"*/{CONFIG}"))
-    _knock(zoo)
+        return sorted(path.parent.name for path in zoo.folder.glob(f"[!.]*/{CONFIG}"))  # .NAME.part is half a copy
+    if problem := hub_problem():
+        raise WeightsError(f"{zoo} cannot be asked: {problem}")
     from huggingface_hub import HfApi
 
     try:
@@ -143,20 +144,6 @@ def names(zoo: Zoo, token: str | None = None) -> list[str]:
     except Exception as error:  # the client's own errors differ by version and transport
         raise WeightsError(f"{zoo} cannot be asked: {describe(error, token)}") from error
     return sorted(model.id.partition("/")[2] for model in models)
-
-
-def _knock(zoo: Zoo) -> None:
-    """Find out at once that there is no network, where the client would try for half a minute."""
-    if urllib.request.getproxies():
-        return
-    import socket
-
-    address = urllib.parse.urlsplit(endpoint() or "https://huggingface.co")
-    try:
-        port = address.port or (80 if address.scheme == "http" else 443)
-        socket.create_connection((address.hostname or "", port), timeout=3).close()
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{zoo} cannot be asked: {describe(error)}") from error
 
 
 def resolve(
@@ -196,6 +183,12 @@ def resolve(
         zoo = zoo or find_zoo()
         if zoo.folder is None or "/" in text:
             card = find_card(text) if "/" not in text and zoo.namespace == NAMESPACE else None
+            if not (force_download or local_files_only):
+                pinned = revision or (card.revision if card else None)
+                place = Path(cache_dir) if cache_dir else None
+                resume(
+                    zoo.repository(text), WEIGHTS, revision=pinned, endpoint=endpoint(), token=token, cache_dir=place
+                )
             return _download(text, zoo, card, revision, token, cache_dir, force_download, local_files_only)
         path = zoo.folder / text
         if not path.is_dir():
@@ -363,23 +356,25 @@ def _download(
     found: dict[str, str] = {}
     folder = Path()
     for attempt in (1, 2):
+        unreached = None
         try:
-            folder = Path(
-                snapshot_download(
-                    repository,
-                    revision=revision,
-                    endpoint=endpoint(),
-                    token=token,
-                    cache_dir=cache_dir,
-                    force_download=force and attempt == 1,
-                    local_files_only=local_only,
-                    allow_patterns=list(FILES),
-                    library_name=LIBRARY,
-                    library_version=__version__,
+            with contextlib.nullcontext() if local_only else hub_or_cache() as unreached:
+                folder = Path(
+                    snapshot_download(
+                        repository,
+                        revision=revision,
+                        endpoint=endpoint(),
+                        token=token,
+                        cache_dir=cache_dir,
+                        force_download=force and attempt == 1,
+                        local_files_only=local_only,
+                        allow_patterns=list(FILES),
+                        library_name=LIBRARY,
+                        library_version=__version__,
+                    )
                 )
-            )
         except Exception as error:  # the client's own errors differ by version and transport
-            raise _refusal(error, name, repository, zoo, revision, token) from error
+            raise _refusal(error, name, repository, zoo, revision, token, unreached) from error
         absent = [file for file in (WEIGHTS, CONFIG) if not (folder / file).is_file()]
         if absent:
             raise WeightsError(
@@ -411,8 +406,15 @@ def _told(where: Path, found: Mapping[str, str]) -> str:
 
 
 def _refusal(
-    error: Exception, name: str, repository: str, zoo: Zoo, revision: str | None, token: str | None
+    error: Exception,
+    name: str,
+    repository: str,
+    zoo: Zoo,
+    revision: str | None,
+    token: str | None,
+    unreached: str | None,
 ) -> WeightsError:
+    """What to tell of a client's error; ``unreached`` is why the hub was not even asked."""
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -424,9 +426,9 @@ def _refusal(
         return unknown(name, zoo, token)
     if isinstance(error, errors.HFValidationError):
         return WeightsError(f"{repository!r} is no name on the hub: give a folder, a zoo's name, or owner/name")
-    if isinstance(error, errors.LocalEntryNotFoundError):
+    if unreached is not None or isinstance(error, errors.LocalEntryNotFoundError):
         return WeightsError(
-            f"{repository} is not in the cache, and the hub cannot be asked ({describe(error, token)}). "
+            f"{repository} is not in the cache, and the hub cannot be asked ({unreached or describe(error, token)}). "
             f"Where there is no network, set LIGHTNING_HAR_ZOO to a folder of checkpoints. "
             f"{_hint(name, zoo, token, ask=False)}"
         )

@@ -327,7 +327,7 @@ def test_the_hubs_cache_does_not_keep_a_bad_file(tmp_path, monkeypatch, good_sec
         return str(link)
 
     monkeypatch.setattr(hub, "hf_hub_download", download)
-    monkeypatch.setattr(fetch_module, "_hub_problem", lambda: None)
+    monkeypatch.setattr(fetch_module, "hub_problem", lambda: None)
     source = "hf://owner/name@abc123/sub/net.safetensors"
     if good_second:
         assert fetch(source, sha256=SHA256).read_bytes() == CONTENT
