@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from lightning_har.weights.hub import Zoo
 
 EPILOG = """\
-A zoo is a namespace on a hub, or a folder of checkpoint folders: --zoo, else LIGHTNING_HAR_ZOO, else the project's
-own namespace. HF_ENDPOINT says which hub. HF_TOKEN, or `hf auth login`, opens private repositories.
+A zoo is a namespace on a hub (a user's or an organisation's name), or a folder of checkpoint folders: --zoo, else
+LIGHTNING_HAR_ZOO, else the project's namespace, lightning-har. Where a folder of that name exists, it is the folder.
+HF_ENDPOINT says which hub. HF_TOKEN, or `hf auth login`, opens private repositories.
 
 examples:
   lightning-har zoo list
@@ -78,7 +79,7 @@ def list_(args: argparse.Namespace) -> int:
     """Print a line for every card and every checkpoint of the zoo."""
     from lightning_har.hub.index import load_cards, summary
     from lightning_har.weights.card import Card, read_card
-    from lightning_har.weights.hub import README, find_zoo, names
+    from lightning_har.weights.hub import NAMESPACE, README, find_zoo, names
 
     zoo, cards = find_zoo(args.zoo), load_cards()
     there: list[str] | None = None
@@ -93,8 +94,13 @@ def list_(args: argparse.Namespace) -> int:
                 cards[name] = read_card(zoo.folder / name / README)
             except ConfigError as error:
                 print(error, file=sys.stderr)
-        cards.setdefault(name, Card(name=name, status="published"))
-    rows = [{**summary(card), "available": None if there is None else name in there} for name, card in cards.items()]
+        if name not in cards or (zoo.folder is None and zoo.namespace != NAMESPACE):
+            cards[name] = Card(name="unread", status="published")  # others' of the project's name are not the project's
+    # By what they are loaded by, which need not be what their cards call them.
+    rows = [
+        {**summary(card), "name": name, "available": None if there is None else name in there}
+        for name, card in cards.items()
+    ]
     if args.json:
         print(json.dumps({"zoo": str(zoo), "asked": there is not None, "checkpoints": rows}, indent=2))
         return 0
@@ -245,7 +251,7 @@ def _done(card: Card, out: Path, args: argparse.Namespace) -> None:
 def _card(name: str, where: str | None) -> Card:
     """The card of a folder, of the zoo folder's checkpoint, of the project, or of the hub's checkpoint."""
     from lightning_har.weights.card import read_card
-    from lightning_har.weights.hub import README, fetch_card, find_card, find_zoo, unknown
+    from lightning_har.weights.hub import NAMESPACE, README, fetch_card, find_card, find_zoo, unknown
 
     if Path(name).is_dir():
         return read_card(Path(name) / README)
@@ -253,6 +259,12 @@ def _card(name: str, where: str | None) -> Card:
     if zoo.folder is not None and (zoo.folder / name).is_dir():
         return read_card(zoo.folder / name / README)
     card = find_card(name)
-    if card is None and zoo.folder is not None:
+    if zoo.folder is None and (card is None or zoo.namespace != NAMESPACE):
+        try:
+            return fetch_card(name, zoo)
+        except WeightsError:
+            if card is None:
+                raise
+    if card is None:
         raise unknown(name, zoo)
-    return card or fetch_card(name, zoo)
+    return card
