@@ -160,6 +160,9 @@ class I3D(nn.Module):
             name="I3D (Inception-v1)",
         )
         x = video
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            # What oneDNN convolves in without reordering before and after each layer; the pools run along channels.
+            x = x.contiguous(memory_format=torch.channels_last_3d)
         for name, layer in self.named_children():
             if name == "dropout":
                 break
@@ -252,7 +255,6 @@ def from_port_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return _complete(dict(state), "the PyTorch port's state dict")
 
 
-_GOOGLENET_MIXED = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
 _GOOGLENET_BLOCKS = {
     "conv1": "Conv3d_1a_7x7",
     "conv2": "Conv3d_2b_1x1",
