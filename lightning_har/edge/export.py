@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lightning_har.edge.calibration import Calibration, Clips, check_finite, collect, inputs_of
 from lightning_har.edge.graphs import Graph, Kind, build_graphs, default_kind, example_video, head_names
-from lightning_har.edge.quantize import _quiet, quantize_onnx, quantize_pt2e
+from lightning_har.edge.quantize import _quiet, quantize_onnx, quantize_pt2e, round_weights
 from lightning_har.edge.runtime import Recognizer, open_graph
 from lightning_har.errors import ConfigError, HarError, WeightsError
 from lightning_har.modules.base import ActionRecognizer
@@ -127,8 +127,11 @@ def export(
 
 
 def _write(graph: Graph, path: Path, format: Format, clips: Clips | None, dynamic: tuple[Dynamic, ...]) -> None:
+    inputs: list[tuple[Tensor, ...]] = []
     if clips is not None:
         check_finite(graph.net, inputs_of(graph, clips.fit[:2]), graph.name)
+        inputs = list(inputs_of(graph, clips.fit))
+        round_weights(graph.net, inputs)
     shapes = _dynamic_shapes(graph, dynamic, format)
     if format == "onnx":
         if clips is None:
@@ -137,12 +140,11 @@ def _write(graph: Graph, path: Path, format: Format, clips: Clips | None, dynami
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / path.name
             _write_onnx(graph, source, shapes)
-            quantize_onnx(source, path, inputs_of(graph, clips.fit))
+            quantize_onnx(source, path, inputs)
         return
     net = graph.net
     if clips is not None:
-        example = _example(graph, shapes)
-        net = quantize_pt2e(net, example, inputs_of(graph, clips.fit), "xnnpack", shapes)
+        net = quantize_pt2e(net, _example(graph, shapes), inputs, "xnnpack", shapes)
     _write_executorch(graph, net, path, shapes)
 
 

@@ -135,7 +135,10 @@ def example_video(module: ActionRecognizer, batch_size: int = 1, num_frames: int
 
 
 def _plain(net: nn.Module) -> nn.Module:
-    return copy.deepcopy(net).cpu().float().eval().requires_grad_(False)
+    # ExecuTorch refuses weights that lie in memory channels last.
+    copied = copy.deepcopy(net).cpu().float().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    plain: nn.Module = copied.eval().requires_grad_(False)
+    return plain
 
 
 def _flat(logits: Logits) -> tuple[Tensor, ...]:
@@ -244,7 +247,8 @@ def _frame_graphs(module: ActionRecognizer) -> list[Graph]:
 def _stream_graph(module: ActionRecognizer) -> Graph:
     from lightning_har.edge.streaming import StreamingRecognizer
 
-    copied = copy.deepcopy(module).cpu().float()
+    copied = copy.deepcopy(module)
+    copied.net = _plain(copied.net)
     step = StreamingRecognizer(copied)
     state = step.initial_state(1)
     frame = torch.zeros(1, step.spec.channels, *step.spec.size, dtype=torch.uint8)
