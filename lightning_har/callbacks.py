@@ -197,13 +197,13 @@ class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
 
 
 class RunProgress(Callback):  # type: ignore[misc]
-    """One bar for the whole run: epoch, loss, share of time spent waiting for data, time left.
+    """One bar on stderr for the whole run: epoch, loss, share of time spent waiting for data, time left.
 
     Args:
-        clock: Tells the share of waiting.
+        clock: Tells the share of waiting; needed in training only.
     """
 
-    def __init__(self, clock: DataClock) -> None:
+    def __init__(self, clock: DataClock | None = None) -> None:
         self._clock = clock
         self._bar: Any = None
         self._task: Any = None
@@ -212,6 +212,7 @@ class RunProgress(Callback):  # type: ignore[misc]
     def _start(self, trainer: Any, description: str, total: float | None) -> None:
         if not trainer.is_global_zero:
             return
+        from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
         from rich.progress import TimeRemainingColumn as TimeLeft
 
@@ -224,6 +225,7 @@ class RunProgress(Callback):  # type: ignore[misc]
             TextColumn("left"),
             TimeLeft(),
             TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
             refresh_per_second=4,
         )
         self._bar.start()
@@ -256,7 +258,8 @@ class RunProgress(Callback):  # type: ignore[misc]
         now = time.perf_counter()
         if now - self._last > 0.25 and isinstance(outputs, Mapping) and "loss" in outputs:
             self._last = now
-            note = f"loss {float(outputs['loss']):.3f}, waiting for data {self._clock.share:.0%}"
+            waiting = f", waiting for data {self._clock.share:.0%}" if self._clock is not None else ""
+            note = f"loss {float(outputs['loss']):.3f}{waiting}"
             top1 = trainer.callback_metrics.get("val_top1")
             self._bar.update(self._task, note=note if top1 is None else f"{note}, val_top1 {float(top1):.3f}")
 
@@ -283,6 +286,16 @@ class RunProgress(Callback):  # type: ignore[misc]
             self._bar.advance(self._task)
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        """Take the bar away."""
+        self._stop()
+
+    def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
+        """Show a bar for what is predicted."""
+        self._start(trainer, "predicting", sum(trainer.num_predict_batches))
+
+    on_predict_batch_end = on_test_batch_end
+
+    def on_predict_end(self, trainer: Any, pl_module: Any) -> None:
         """Take the bar away."""
         self._stop()
 

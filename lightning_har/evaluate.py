@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from lightning_har.bench.latency import Latency, measure_latency, measure_readin
 from lightning_har.bench.memory import PeakMemory
 from lightning_har.bench.predictions import Predictions, write_classification_report, write_predictions
 from lightning_har.bench.report import SCHEMA_VERSION, Protocol, Report, commit, hardware, versions, write_report
-from lightning_har.callbacks import CollectOutputs
+from lightning_har.callbacks import CollectOutputs, RunProgress
 from lightning_har.data.named import data_factory
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
@@ -164,7 +165,8 @@ def score_checkpoint(
     outputs = CollectOutputs()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "inference_mode": True}
     given = {k: v for k, v in (trainer or {}).items() if v is not None}
-    tester = Trainer(**quiet, **given, default_root_dir=out, callbacks=[outputs])
+    callbacks = [outputs, RunProgress()] if sys.stderr.isatty() else [outputs]
+    tester = Trainer(**quiet, **given, default_root_dir=out, callbacks=callbacks)
     device = tester.strategy.root_device
     with PeakMemory(device) as memory, interruptible(tester):
         tester.test(module, datamodule=datamodule, verbose=False)

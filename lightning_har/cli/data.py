@@ -222,6 +222,10 @@ def _fake(args: argparse.Namespace) -> int:
 def _prepare(args: argparse.Namespace) -> int:
     from lightning_har.data.prepare import reencode_folder, unpack_source
 
+    if args.name == "folder" and args.reencode is None:
+        raise ConfigError(
+            "of a folder there is nothing to unpack; give --reencode OUT to write its videos again, smaller"
+        )
     if args.name != "folder":
         source = dataset_class(args.name).source
         for name in unpack_source(source, args.folder):

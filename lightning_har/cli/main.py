@@ -103,11 +103,6 @@ def guard(command: Callable[[], int], *, debug: bool = False) -> int:
     except KeyboardInterrupt as stop:
         print(str(stop) or "interrupted", file=sys.stderr)
         return 130
-    except SystemExit as end:
-        if not isinstance(end.__context__, KeyboardInterrupt):
-            raise
-        print("interrupted", file=sys.stderr)  # Lightning's Trainer caught it and left by sys.exit(1)
-        return 130
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -174,6 +174,7 @@ def predict(
         heads, ``predictions`` is such a list by head; ``{"file", "error"}`` for a file that cannot be read.
     """
     from lightning_har._lightning import interruptible
+    from lightning_har.callbacks import RunProgress
     from lightning_har.data.folder import VideoFilesDataModule
     from lightning_har.run import quiet_lightning
 
@@ -186,7 +187,7 @@ def predict(
         on_error="skip",
     )
     with quiet_lightning():
-        trainer = _trainer()
+        trainer = _trainer(RunProgress()) if len(files) > 1 and sys.stderr.isatty() else _trainer()
         with interruptible(trainer):
             batches = trainer.predict(module, datamodule=data)
     said: dict[str, dict[str, Any]] = {}
@@ -310,10 +311,11 @@ def _along(
     return {"seconds": seconds, "windows": rows, "segments": segments if several else segments["action"]}
 
 
-def _trainer() -> Any:
+def _trainer(*callbacks: Any) -> Any:
     from lightning_har._lightning import Trainer
 
-    quiet = {
+    quiet: dict[str, Any] = {
+        "callbacks": list(callbacks),
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,

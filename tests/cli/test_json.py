@@ -1,17 +1,15 @@
 """Where a program may read it: --json prints one JSON document on stdout, and nothing else."""
 
-import argparse
-import importlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_leaves import all_leaves
 
 from lightning_har._lightning import Trainer
-from lightning_har.cli.main import COMMANDS, main
+from lightning_har.cli.main import main
 from lightning_har.data.fake import write_fake_folder
 from lightning_har.modules.cnn_rnn import CNNRNNModule
 
@@ -28,24 +26,6 @@ WITHOUT = {
     "data fake": "writes files",
 }
 """Commands that have nothing for a program to read, and why."""
-
-
-def leaves(parser: argparse.ArgumentParser, name: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every command that does something, such as "data check", with its parser."""
-    inner = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
-    if not inner:
-        yield name, parser
-    for action in inner:
-        for one, sub in action.choices.items():
-            yield from leaves(sub, f"{name} {one}".strip())
-
-
-def all_leaves() -> dict[str, argparse.ArgumentParser]:
-    parser = argparse.ArgumentParser()
-    subparsers = parser.add_subparsers()
-    for name in COMMANDS:
-        importlib.import_module(f"lightning_har.cli.{name.replace('-', '_')}").add_parser(subparsers)
-    return dict(leaves(parser, ""))
 
 
 def test_every_command_has_it_or_a_reason_not_to() -> None:

@@ -1,5 +1,6 @@
 """Every command as a new user would call it wrongly: a message of a few lines, never a traceback."""
 
+import argparse
 import errno
 import os
 import subprocess
@@ -7,8 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from cli_leaves import all_leaves, calls
 
+from lightning_har._lightning import Trainer
 from lightning_har.cli.main import COMMANDS, guard, main, quietly
+from lightning_har.data.fake import write_fake_folder
+from lightning_har.modules.cnn_rnn import CNNRNNModule
 
 ALONE = {"demo", "doctor"}
 """Commands that need no arguments; demo needs a model, and says so."""
@@ -18,14 +23,16 @@ ALONE = {"demo", "doctor"}
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with what a new user may name by mistake."""
     (tmp_path / "folder").mkdir()
+    (tmp_path / "directory").mkdir()  # no word of ours, as folder is to `data fake`
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("this is no video")
     (tmp_path / "bad.csv").write_text("a,b\n1,2\n")
     (tmp_path / "bad.ckpt").write_bytes(b"no checkpoint")
     (tmp_path / "recipe.py").write_text("print('not a recipe')")
     monkeypatch.chdir(tmp_path)
-    for name in ("LIGHTNING_HAR_ZOO", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "zoo").mkdir()
+    monkeypatch.setenv("LIGHTNING_HAR_ZOO", str(tmp_path / "zoo"))  # nothing is asked of the network
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path
 
@@ -64,11 +71,113 @@ def test_no_arguments_and_unknown_options(command: str, place: Path, capsys: pyt
     assert "frobnicate" in check([command, "--frobnicate"], capsys) or command not in ALONE
 
 
-@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"doctor", "completion", "init", "demo"}))
-@pytest.mark.parametrize("wrong", ["/no/such/place", "folder", "empty.mp4", "text.mp4", "bad.csv", "bad.ckpt"])
-def test_wrong_paths(command: str, wrong: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As the first argument, and for every option that the command insists on."""
-    check([command, wrong], capsys)
+@pytest.mark.parametrize("command", sorted(all_leaves()))
+def test_wrong_paths(command: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For everything that the command insists on; whatever commands there are."""
+    tried = 0
+    for wrong in ("/no/such/place", "directory", "empty.mp4", "text.mp4", "bad.csv", "bad.ckpt"):
+        for line in calls(command, all_leaves()[command], wrong):
+            if wrong in line and not command.startswith("init"):  # to init they are names, which may be right
+                check(line, capsys)
+                tried += 1
+            elif command == "demo":
+                check(["demo", "--model", wrong, "--port", "0x"], capsys)
+    assert tried or command.split()[0] in (*ALONE, "init", "completion") or command == "zoo list"
+
+
+@pytest.mark.parametrize("command", sorted(all_leaves()))
+def test_every_action_says_what_it_takes(command: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: lightning-har {command}")
+    if command != "run":  # what follows a recipe is the recipe's
+        said = check([*next(calls(command, all_leaves()[command], "text.mp4")), "--frobnicate"], capsys)
+        assert "--frobnicate" in said
+
+
+@pytest.mark.parametrize("command", sorted(all_leaves()))
+def test_ctrl_c_ends_with_130(
+    command: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(self: argparse.ArgumentParser, *_: object, **__: object) -> argparse.Namespace:
+        def interrupted(args: argparse.Namespace) -> int:
+            raise KeyboardInterrupt
+
+        return argparse.Namespace(function=interrupted)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    assert main(command.split()) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert main([*command.split(), "--quiet"]) == 130
+
+
+STOPPED = """
+import os, signal, sys, time
+from lightning_har.data import datamodule
+
+def stop(*_):
+    os.kill(os.getpid(), signal.SIGINT)  # what the terminal does, while a clip is read
+    time.sleep(60)
+
+datamodule.open_video = stop
+from lightning_har.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_it_reads(tmp_path: Path) -> None:
+    write_fake_folder(tmp_path / "clips", clips=3)
+    module = CNNRNNModule(2, backbone="mobilenetv2_035", temporal="avg", pretrained=False, num_frames=2, input_size=32)
+    module.class_names = ("clap", "wave")
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "best.ckpt", weights_only=True)
+    for line in ("predict clips/wave --model best.ckpt", "test best.ckpt --data clips --out scored"):
+        command = [sys.executable, "-c", STOPPED, *line.split()]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        assert done.returncode == 130, done.stderr
+        assert done.stderr.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in done.stderr
+
+
+FULL = """
+import resource, sys
+from lightning_har.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # what is longer does not fit, as on a full disk
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="limits of Unix")
+def test_no_space(tmp_path: Path) -> None:
+    """Where files of several kinds are written: a checkpoint, features, a picture, a video, flow, a model, a folder."""
+    pytest.importorskip("cv2")
+    write_fake_folder(tmp_path / "clips", clips=3)
+    module = CNNRNNModule(2, backbone="mobilenetv2_035", temporal="avg", pretrained=False, num_frames=2, input_size=32)
+    module.class_names = ("clap", "wave")
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    (tmp_path / "run").mkdir()
+    trainer.save_checkpoint(tmp_path / "run" / "best.ckpt", weights_only=True)
+    recipe = Path(__file__).resolve().parents[2] / "recipes" / "folder.py"
+    for line in (
+        f"run {recipe} --smoke --out new",
+        "extract --model run --data clips --out features",
+        "show samples clips --model run --out samples.png",
+        "predict clips/wave/wave_00.mp4 --model run --annotate out.mp4",
+        "data flow clips --out flow --workers 0",
+        "data prepare folder clips --reencode small --workers 0",
+        "data fake ucf101 fake",
+        "export --model run --out exported",
+    ):
+        command = [sys.executable, "-c", FULL, *line.split()]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+        assert done.returncode in (1, 2), f"{line}: {done.returncode} {done.stdout} {done.stderr}"
+        assert "Traceback" not in done.stderr, f"{line}\n{done.stderr}"
+        assert done.stderr.strip(), line
 
 
 @pytest.mark.parametrize(
