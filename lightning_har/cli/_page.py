@@ -221,12 +221,12 @@ def build_page(demo: Demo) -> Any:
             with gr.Column():
                 label = gr.Label(num_top_classes=5, label="Top 5", elem_id="label")
                 told = gr.Markdown(elem_id="told")
-                # The buttons leave out "share", which would upload the picture.
-                picture = {"type": "filepath", "show_label": False, "buttons": ["download", "fullscreen"]}
-                gr.Markdown("**Over a long clip:** the strongest classes, and the verdict of each window")
-                timeline = gr.Image(elem_id="timeline", **picture)
-                gr.Markdown("**Grad-CAM:** where and when the model saw its verdict")
-                gradcam = gr.Image(elem_id="gradcam", **picture)
+        # The buttons leave out "share", which would upload the picture.
+        picture = {"type": "filepath", "show_label": False, "buttons": ["download", "fullscreen"]}
+        gr.Markdown("**Over a long clip:** the strongest classes, and the verdict of each window")
+        timeline = gr.Image(elem_id="timeline", **picture)
+        gr.Markdown("**Grad-CAM:** where and when the model saw its verdict")
+        gradcam = gr.Image(elem_id="gradcam", **picture)
         # What was given last is what is looked at.
         clip.upload(lambda: None, None, camera)
         camera.stop_recording(lambda: None, None, clip)

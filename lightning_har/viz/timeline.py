@@ -43,7 +43,7 @@ def save_timeline(
     said = dict.fromkeys([*shown, *verdicts])
     palette = colormaps["tab10" if len(said) <= 10 else "tab20"]
     colours = {k: palette(i % palette.N) for i, k in enumerate(said)}
-    figure = Figure((8, max(3.2, 0.17 * len(said) + 0.4)), dpi=110, layout="constrained")
+    figure = Figure((8, max(3.2, 0.17 * len(said) + 1.4)), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": [4, 1]})
     middles = [(start + stop) / 2 for start, stop in windows]
@@ -54,7 +54,7 @@ def save_timeline(
     for k in said:
         if k not in shown:  # a verdict, but never among the strongest
             upper.plot([], [], color=colours[k], linewidth=6, label=class_names[k])
-    upper.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    upper.legend(fontsize=8, loc="lower left", bbox_to_anchor=(1, 0))
     per_letter = (windows[-1][1] - windows[0][0]) / 90  # seconds that a letter takes, in about 6 inches
     begins = 0
     for i, k in enumerate(verdicts):
