@@ -1,11 +1,11 @@
 """What loading a checkpoint costs over reading its file and building its network.
 
 Time: ``lightning_har.load`` of a folder whose digests are remembered, against ``safetensors.torch.load_file`` plus
-the module's construction, in turn, the best of each. Memory: the greatest resident size while loading, less that
-before, over the size of the weights; a fresh process per model, which has built one before, so that libraries are
-not counted. Command: ``lightning-har zoo list`` without a network, a whole process.
+the module's construction, in turn and in changing order, the best of each. Memory: the greatest resident size while
+loading, less that before, over the size of the weights; a fresh process per model, which has built one before, so that
+libraries are not counted. Command: ``lightning-har zoo list`` without a network, a whole process.
 
-    python benchmarks/zoo_load.py [--repeats 7] [--models i3d tsn_resnet50 s3d]
+    python benchmarks/zoo_load.py [--repeats 7] [--models i3d tsn_resnet50 s3d] [--smoke]
 
 Linux only: the peak is read from /proc/self/status and reset through /proc/self/clear_refs.
 """
@@ -37,6 +37,7 @@ MODELS: dict[str, Callable[[], Any]] = {
     "i3d": lambda: har.I3DModule(400, pretrained=False),
     "tsn_resnet50": lambda: har.TSNModule(400, "resnet50", pretrained=False),
     "s3d": lambda: har.S3DModule(400),
+    "small": lambda: har.TSNModule(4, "test_resnet", pretrained=False, input_size=32),
 }
 
 
@@ -48,14 +49,16 @@ def resident(field: str) -> int:
 
 
 def best_times(first: Callable[[], Any], second: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Seconds of each, the least of several, measured in turn."""
+    """Seconds of each, the least of several, measured in turn: AB, BA, AB, ..."""
     times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for function, found in zip((first, second), times, strict=True):
+    pairs = list(zip((first, second), times, strict=True))
+    for turn in range(repeats):
+        for function, found in pairs if turn % 2 == 0 else pairs[::-1]:
             gc.collect()
             began = time.perf_counter()
-            function()
+            made = function()
             found.append(time.perf_counter() - began)
+            del made  # giving the memory back is not loading
     return min(times[0]), min(times[1])
 
 
@@ -99,18 +102,21 @@ def list_seconds(repeats: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["i3d", "tsn_resnet50", "s3d"])
+    parser.add_argument("--out", type=Path, help=f"default: {RESULTS.name} in benchmarks/results")
+    parser.add_argument("--smoke", action="store_true", help="a small network, once; written only where --out says")
     parser.add_argument("--one", nargs=2, metavar=("MODEL", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
         print(json.dumps(measure(args.one[0], Path(args.one[1]), args.repeats)))
         return
+    if args.smoke:
+        args.models, args.repeats = ["small"], 1
+    out = args.out or (None if args.smoke else RESULTS)
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["LIGHTNING_HAR_CACHE"] = temporary
-        small = har.TSNModule(4, "test_resnet", pretrained=False, input_size=32)
-        small.save_pretrained(Path(temporary) / "small")
+        MODELS["small"]().save_pretrained(Path(temporary) / "small")
         for name in args.models:
             folder = MODELS[name]().save_pretrained(Path(temporary) / name)
             har.load(folder)  # remembers the digests
@@ -121,14 +127,16 @@ def main() -> None:
     machine = hardware()
     told = {"cpu": machine["cpu"], "threads": torch.get_num_threads(), "torch": torch.__version__, "commit": commit()}
     fields = ["what", "weights_bytes", "baseline_s", "load_s", "time_ratio", "peak_bytes", "memory_ratio", *told]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as file:
+    told_rows = [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    for row in told_rows:
+        print("  ".join(f"{k} {v}" for k, v in row.items()))
+    if out is None:
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, fields)
         writer.writeheader()
-        for row in rows:
-            short = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
-            writer.writerow({**short, **told})
-            print("  ".join(f"{k} {v}" for k, v in short.items()))
+        writer.writerows({**row, **told} for row in told_rows)
 
 
 if __name__ == "__main__":

@@ -168,18 +168,18 @@ def test_without_network_the_cards_are_listed(away, monkeypatch, capsys):
     assert (json.loads(out)["asked"], err) == (False, "")
 
 
-def test_list_is_quick_and_loads_no_torch():
-    # Processor time: it waits for nothing, and a busy machine must not fail it. The benchmark takes the clock's.
+def test_list_loads_nothing_heavy():
+    """That is what makes it quick; how quick is measured by benchmarks/zoo_load.py."""
     code = (
-        "import sys, time\n"
+        "import sys\n"
         "from lightning_har.cli.main import main\n"
         "assert main(['zoo', 'list', '--json']) == 0\n"
-        "assert not {'torch', 'huggingface_hub', 'safetensors', 'pytorch_lightning'} & set(sys.modules)\n"
-        "print('seconds', time.process_time(), file=sys.stderr)"
+        "heavy = {'torch', 'numpy', 'huggingface_hub', 'safetensors', 'pytorch_lightning'}\n"
+        "print(*heavy & set(sys.modules), file=sys.stderr)"
     )
     environment = {k: v for k, v in os.environ.items() if k not in ("HF_ENDPOINT", "LIGHTNING_HAR_ZOO")}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert float(done.stderr.split()[-1]) < 0.5
+    assert done.stderr.split() == []
 
 
 def test_convert_a_runs_checkpoint(tmp_path, capsys):
