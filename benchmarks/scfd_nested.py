@@ -1,0 +1,413 @@
+"""The Surveillance Camera Fight Dataset by nested validation: what cheap systems on frozen features reach honestly.
+
+Five fixed folds keep a source video together. For each test fold, every candidate is scored on the other four by
+leave-one-fold-out; the candidate that scores best there, and the average of the best five (each on features of its
+own), are then trained on all four and scored once on the test fold. The list of candidates was fixed before any of them
+was scored; the test fold chooses nothing.
+
+    python benchmarks/scfd_nested.py FOLDS.csv WEIGHTS.tflite [--features DIR] [--seeds 3]
+
+FOLDS.csv has the columns path, label, group, fold; WEIGHTS.tflite is the quantized MobileNetV2 1.0 at 224. Wants the
+extras flow and dev (OpenCV, scikit-learn). Features of all clips take some 15 minutes of one core, and are kept.
+
+Of 25 frames spread evenly over a clip (as many as it has, if fewer), three kinds of pictures pass the frozen ImageNet
+network: the frames (rgb), their differences (diff), and their optical flow (flow: DIS at 224 × 224; x, y and length as
+three channels). Two layers are kept, the last (1280 channels) and the end of block 4 (mid, 96), each averaged (and at
+mid also maximised) over the picture. Besides, 30 numbers of each frame's flow and difference (motion).
+
+Writes results/scfd_nested.csv (the outer scores), scfd_nested_candidates.csv (the inner scores of all that was tried).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lightning_har.bench.report import commit, hardware
+from lightning_har.data.decode import probe, read_frames
+from lightning_har.data.flow import compute_flow
+from lightning_har.nets.backbones import Backbone, build_backbone
+from lightning_har.nets.cnn_rnn import CNNRNN, temporal_part
+
+Array = NDArray[Any]
+Clip = Mapping[str, Array]
+"""Of a clip: features by name, (T, D) each."""
+
+RESULTS = Path(__file__).parent / "results"
+FRAMES, SIZE, STEP_S, BOUND = 25, 224, 0.08, 20.0
+"""Frames of a clip, their size in pixels, the time between two that displacements are scaled to, their largest."""
+STREAMS = ("rgb", "diff", "flow")
+BEST = 5
+T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
+"""Two-sided 95 % points of Student's t for the mean of n values (n - 1 degrees of freedom)."""
+
+
+# -- features ----------------------------------------------------------------------------------------------
+
+
+def pictures(path: Path) -> tuple[dict[str, Array], Array]:
+    """Three kinds of uint8 pictures (T, 224, 224, 3), and ``motion`` of each pair of frames, (T - 1, 30)."""
+    info = probe(path)
+    places = np.unique(np.linspace(0, info.num_frames - 1, FRAMES).round().astype(int))
+    frames = read_frames(path, places, size=(SIZE, SIZE))
+    gap = info.duration / info.num_frames * np.diff(places)[:, None, None, None] if info.duration else STEP_S
+    flow = compute_flow(frames, "dis") * (STEP_S / np.maximum(gap, 1e-3))
+    change = np.diff(frames.astype(np.int16), axis=0)
+    length = np.linalg.norm(flow, axis=-1, keepdims=True)
+    shown = np.concatenate([flow, length], -1).clip(-BOUND, BOUND) * (127 / BOUND) + 128
+    pictured = {
+        "rgb": frames,
+        "diff": (change + 128).clip(0, 255).astype(np.uint8),
+        "flow": shown.astype(np.uint8),
+    }
+    return pictured, motion(flow, length[..., 0], np.abs(change).mean(-1))
+
+
+def motion(flow: Array, length: Array, change: Array) -> Array:
+    """Numbers of each pair of frames: how much moves, how fast, how unevenly in place, direction and time."""
+    steps = len(flow)
+    # The camera's own motion is what the median pixel does.
+    own = flow - np.median(flow, axis=(1, 2), keepdims=True)
+    speed = np.linalg.norm(own, axis=-1)
+    rows = [np.percentile(a.reshape(steps, -1), (50, 90, 99), axis=1).T for a in (length, speed, change)]
+    rows += [np.stack([a.mean((1, 2)), a.std((1, 2))], 1) for a in (length, speed, change)]
+    rows.append(np.stack([(speed > 1).mean((1, 2)), (speed > 4).mean((1, 2)), (change > 20).mean((1, 2))], 1))
+    angle = np.arctan2(own[..., 1], own[..., 0])
+    turns = (
+        np.stack([np.histogram(angle[t], 8, (-np.pi, np.pi), weights=speed[t])[0] for t in range(steps)])
+        / np.maximum(speed.sum((1, 2)), 1e-6)[:, None]
+    )
+    rows.append(-(turns * np.log(turns + 1e-9)).sum(1, keepdims=True))
+    bent = [np.gradient(own[..., a], axis=b) for a, b in ((0, 2), (1, 1), (1, 2), (0, 1))]
+    rows.append(np.stack([np.abs(bent[0] + bent[1]).mean((1, 2)), np.abs(bent[2] - bent[3]).mean((1, 2))], 1))
+    cells = speed.reshape(steps, 4, SIZE // 4, 4, SIZE // 4).mean((2, 4)).reshape(steps, -1)
+    rows.append(np.sort(cells, 1)[:, [-1, -2, -4, 7]])
+    jolts = np.abs(np.diff(speed, axis=0, append=speed[-1:]))
+    rows.append(np.stack([jolts.mean((1, 2)), np.percentile(jolts.reshape(steps, -1), 99, axis=1)], 1))
+    moved = (jolts > jolts.mean((1, 2), keepdims=True)).mean((1, 2))[:, None]
+    turned = np.abs(np.diff(turns, axis=0, append=turns[-1:])).sum(1, keepdims=True)
+    shares = np.percentile(speed.reshape(steps, -1), 99.9, axis=1)[:, None]
+    found = np.concatenate([*rows, moved, turned, shares], 1).astype(np.float32)
+    return np.sign(found) * np.log1p(np.abs(found))
+
+
+@torch.inference_mode()
+def layers(backbone: Backbone, shown: Array) -> dict[str, Array]:
+    """What the network makes of pictures (T, H, W, 3): last (T, 1280), mid (T, 192)."""
+    kept: list[torch.Tensor] = []
+    hook = backbone.net.blocks[4].register_forward_hook(lambda module, given, out: kept.append(out))
+    low, high = backbone.value_range
+    x = torch.from_numpy(np.ascontiguousarray(shown)).permute(0, 3, 1, 2).float() / 255 * (high - low) + low
+    last = backbone.forward_map(x).mean((2, 3))
+    hook.remove()
+    mid = torch.cat([kept[0].mean((2, 3)), kept[0].amax((2, 3))], 1)
+    return {"last": last.numpy(), "mid": mid.numpy()}
+
+
+def extract(folds: Path, weights: Path, out: Path) -> list[tuple[dict[str, str], Clip]]:
+    """Every clip's row of the CSV and its features, computed where they are not kept yet."""
+    with folds.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    out.mkdir(parents=True, exist_ok=True)
+    backbone = build_backbone("mobilenetv2_100", pretrained=str(weights)).eval()
+    found = []
+    started = time.monotonic()
+    for number, row in enumerate(rows, start=1):
+        place = out / f"{Path(row['path']).with_suffix('').as_posix().replace('/', '-')}.npz"
+        if not place.is_file():
+            pictured, moved = pictures(folds.parent / row["path"])
+            values = {"motion": moved}
+            for stream, shown in pictured.items():
+                values |= {f"{stream}_{k}": v.astype(np.float16) for k, v in layers(backbone, shown).items()}
+            half = place.with_name(f".{place.stem}.npz")
+            np.savez(half, **values)
+            half.replace(place)
+            print(f"{number} of {len(rows)}, {time.monotonic() - started:.0f} s", end="\r", file=sys.stderr)
+        with np.load(place) as stored:
+            found.append((row, {k: stored[k].astype(np.float32) for k in stored.files}))
+    return found
+
+
+# -- candidates --------------------------------------------------------------------------------------------
+
+
+def pooled(clip: Clip, name: str) -> Array:
+    """A clip's features as one vector: ``name`` is such as "diff_last:mean+std", parts joined by ","."""
+    parts = []
+    for part in name.split(","):
+        of, _, ways = part.partition(":")
+        x = clip[of]
+        made = {
+            "mean": lambda x=x: x.mean(0),
+            "std": lambda x=x: x.std(0),
+            "max": lambda x=x: x.max(0),
+            "step": lambda x=x: np.abs(np.diff(x, axis=0)).mean(0),
+        }
+        parts += [made[way]() for way in ways.split("+")]
+    return np.concatenate(parts)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Features and a classifier.
+
+    Attributes:
+        features: As ``pooled`` takes them; for a network the one sequence that it reads.
+        classifier: "logistic", "svm" (radial), "trees", or "gru" or "attention", temporal parts of the library.
+        strength: C of "logistic" and "svm"; unused elsewhere.
+    """
+
+    features: str
+    classifier: str
+    strength: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """What it is called in the tables."""
+        return f"{self.features} {self.classifier}" + (f" C={self.strength:g}" if self.strength else "")
+
+
+def candidates() -> list[Candidate]:
+    """All that is tried."""
+    vectors = [f"{s}_last:{ways}" for s in STREAMS for ways in ("mean", "mean+std", "max", "step")]
+    vectors += [f"{s}_mid:mean+std+max" for s in STREAMS]
+    vectors += [
+        "motion:mean+std+max",
+        "rgb_last:mean,diff_last:mean+std",
+        "diff_last:mean+std,flow_last:mean+std",
+        "rgb_last:mean+std,diff_last:mean+std,flow_last:mean+std",
+        "diff_mid:mean+std+max,flow_mid:mean+std+max,motion:mean+std+max",
+        "rgb_last:mean,motion:mean+std+max",
+    ]
+    found = [Candidate(v, "logistic", c) for v in vectors for c in (1e-4, 1e-3, 1e-2, 1e-1)]
+    found += [Candidate(v, "svm", c) for v in vectors for c in (0.3, 1.0, 3.0)]
+    found += [Candidate(v, "trees") for v in vectors if "mid" in v or "motion" in v]
+    found += [Candidate(f"{s}_last", part) for s in STREAMS for part in ("gru", "attention")]
+    return found
+
+
+def turned(x: Array, train: Array) -> Array:
+    """Standardised by the training clips and turned into the space they span, (N, D) to (N, at most N).
+
+    What a linear model or a kernel of distances makes of the training clips does not change by that, its time does;
+    for other clips what lies outside that space is dropped, where a regularised linear model is blind anyway.
+    """
+    x = (x - x[train].mean(0)) / (x[train].std(0) + 1e-6)
+    axes = np.linalg.svd(x[train], full_matrices=False)[2]
+    return np.asarray(x @ axes.T)
+
+
+def by_vector(candidate: Candidate, x: Array, labels: Array, train: Array, seed: int) -> Array:
+    """The probability of class 1 of every clip, by a classifier of scikit-learn."""
+    from sklearn.ensemble import ExtraTreesClassifier
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import SVC
+
+    if candidate.classifier == "trees":
+        trees = ExtraTreesClassifier(300, min_samples_leaf=3, random_state=seed, n_jobs=1).fit(x[train], labels[train])
+        return np.asarray(trees.predict_proba(x)[:, 1])
+    x = turned(x, train)
+    if candidate.classifier == "logistic":
+        line = LogisticRegression(C=candidate.strength, max_iter=2000).fit(x[train], labels[train])
+        return np.asarray(line.predict_proba(x)[:, 1])
+    machine = SVC(C=candidate.strength)
+    # A margin, squashed, so that averages with probabilities make sense; 0.5 stays the border.
+    return np.asarray(1 / (1 + np.exp(-2 * machine.fit(x[train], labels[train]).decision_function(x))))
+
+
+EPOCHS, BATCH, HIDDEN = 30, 16, 128
+
+
+def by_network(candidate: Candidate, clips: Sequence[Array], labels: Array, train: Array, seed: int) -> Array:
+    """Likewise by a temporal part of the library; random stretches of three quarters of a clip in training."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    every = np.concatenate([clips[i] for i in train])
+    centre, scale = every.mean(0), every.std(0) + 1e-6
+    shortest = min(map(len, clips))
+    part = temporal_part(
+        candidate.classifier, clips[0].shape[1], HIDDEN, num_frames=shortest, reset="after", causal=False
+    )
+    net = CNNRNN(None, part, 2, batch_norm=candidate.classifier == "gru", input_dropout=0.5, dropout=0.5)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2)
+    batches = math.ceil(len(train) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, EPOCHS * batches)
+    target = torch.from_numpy(labels)
+
+    def stretch(clip: Array, start: int, stop: int, length: int) -> Array:
+        return (clip[np.linspace(start, stop - 1, length).round().astype(int)] - centre) / scale
+
+    net.train()
+    length = shortest * 3 // 4
+    for _ in range(EPOCHS):
+        for batch in np.array_split(rng.permutation(train), batches):
+            starts = [int(rng.integers(0, len(clips[i]) - length + 1)) for i in batch]
+            x = np.stack([stretch(clips[i], at, at + length, length) for i, at in zip(batch, starts, strict=True)])
+            loss = torch.nn.functional.cross_entropy(net(torch.from_numpy(x)), target[batch], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    net.eval()
+    with torch.inference_mode():
+        whole = torch.from_numpy(np.stack([stretch(clip, 0, len(clip), shortest) for clip in clips]))
+        return np.asarray(net(whole).softmax(1)[:, 1])
+
+
+# -- nested validation -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Data:
+    """Clips with their labels, 0 or 1, and folds."""
+
+    clips: Sequence[Clip]
+    labels: Array
+    folds: Array
+
+    def inputs(self, candidate: Candidate) -> Any:
+        """What its classifier reads: vectors, or a sequence of each clip."""
+        if candidate.classifier in ("gru", "attention"):
+            return [clip[candidate.features] for clip in self.clips]
+        return np.stack([pooled(clip, candidate.features) for clip in self.clips])
+
+    def predict(self, candidate: Candidate, inputs: Any, without: Sequence[str], seed: int) -> Array:
+        """Trained without some folds, the probability of class 1 of every clip."""
+        train = np.flatnonzero(~np.isin(self.folds, without))
+        fit = by_network if candidate.classifier in ("gru", "attention") else by_vector
+        return fit(candidate, inputs, self.labels, train, seed)
+
+    def right(self, probabilities: Array, fold: str) -> float:
+        """Top-1 on a fold."""
+        here = self.folds == fold
+        return float(((probabilities[here] > 0.5) == self.labels[here]).mean())
+
+
+def inner_scores(data: Data, tried: Sequence[Candidate], kept: Path) -> dict[tuple[str, int], float]:
+    """By test fold and candidate, the mean top-1 over the four other folds, each left out in turn.
+
+    What is trained without two folds serves both: the one as the test fold's inner fold, and the other way round.
+    The scores of a candidate are kept in a file, for whoever goes on after a stop.
+    """
+    folds = sorted(set(data.folds))
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
+    done = {one["candidate"]: one["pairs"] for one in map(json.loads, lines)}
+    found: dict[tuple[str, int], list[float]] = {}
+    for k, candidate in enumerate(tried):
+        started = time.monotonic()
+        if candidate.name not in done:
+            inputs, pairs = data.inputs(candidate), []
+            for one, other in combinations(folds, 2):
+                said = data.predict(candidate, inputs, (one, other), seed=0)
+                pairs.append([one, other, data.right(said, one), data.right(said, other)])
+            done[candidate.name] = pairs
+            with kept.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"candidate": candidate.name, "pairs": pairs}) + "\n")
+        for one, other, right_one, right_other in done[candidate.name]:
+            found.setdefault((one, k), []).append(right_other)
+            found.setdefault((other, k), []).append(right_one)
+        shown = mean(mean(found[outer, k]) for outer in folds)
+        print(f"{k + 1:3} of {len(tried)} inner {shown:.3f} {candidate.name} ({time.monotonic() - started:.0f} s)")
+        sys.stdout.flush()
+    return {key: mean(values) for key, values in found.items()}
+
+
+def ranked(inner: Mapping[tuple[str, int], float], outer: str, tried: Sequence[Candidate]) -> list[int]:
+    """The best candidate of each kind of features, by inner scores; the earlier where equal."""
+    order = sorted(range(len(tried)), key=lambda k: (-inner[outer, k], k))
+    best = {}
+    for k in order:
+        best.setdefault(tried[k].features, k)
+    return list(best.values())
+
+
+def main() -> None:
+    """Extract, select, score, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folds", type=Path)
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--features", type=Path, help="folder of features and inner scores; with it, a stop is no loss")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only-extract", action="store_true", help="compute the features, and stop")
+    parser.add_argument("--smoke", action="store_true", help="a few candidates, one seed: does it run?")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore", module="sklearn")
+    folder = args.features or Path(tempfile.mkdtemp())
+    made = extract(args.folds, args.weights, folder)
+    if args.only_extract:
+        return
+    names = sorted({row["label"] for row, _ in made})
+    data = Data(
+        [clip for _, clip in made],
+        np.array([names.index(row["label"]) for row, _ in made]),
+        np.array([row["fold"] for row, _ in made]),
+    )
+    tried, seeds = candidates(), range(args.seeds)
+    if args.smoke:
+        kinds = dict.fromkeys(c.classifier for c in tried)
+        tried, seeds = [next(c for c in tried if c.classifier == kind) for kind in kinds], range(1)
+    inner = inner_scores(data, tried, folder / "inner.jsonl")
+    folds = sorted(set(data.folds))
+    outer_rows, chosen = [], {}
+    for outer in folds:
+        chosen[outer] = ranked(inner, outer, tried)[:BEST]
+        for seed in seeds:
+            got = [data.predict(tried[k], data.inputs(tried[k]), (outer,), seed) for k in chosen[outer]]
+            for rule, said in (("best", got[0]), (f"average of best {len(got)}", np.mean(got, 0))):
+                outer_rows.append((rule, outer, seed, data.right(said, outer)))
+    write(args.out, tried, inner, chosen, outer_rows, folds)
+
+
+def write(
+    out: Path,
+    tried: Sequence[Candidate],
+    inner: Mapping[tuple[str, int], float],
+    chosen: Mapping[str, Sequence[int]],
+    rows: Sequence[tuple[str, str, int, float]],
+    folds: Sequence[str],
+) -> None:
+    """Both tables; the summary is printed too."""
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "scfd_nested_candidates.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["candidate", *(f"inner_top1_without_fold_{f}" for f in folds), "inner_top1_mean", "best_for"])
+        order = sorted(range(len(tried)), key=lambda k: -mean(inner[f, k] for f in folds))
+        for k in order:
+            values = [inner[f, k] for f in folds]
+            best_for = " ".join(f for f in folds if chosen[f][0] == k)
+            writer.writerow([tried[k].name, *(f"{v:.4f}" for v in values), f"{mean(values):.4f}", best_for])
+    with (out / "scfd_nested.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        head = ["rule", *(f"fold_{f}" for f in folds), "top1_mean", "ci95_over_folds", "std_over_folds", "inner_top1"]
+        writer.writerow([*head, "candidates", "seeds", "hardware", "commit"])
+        for rule in dict.fromkeys(r[0] for r in rows):
+            means = [mean(r[3] for r in rows if r[:2] == (rule, f)) for f in folds]
+            half = T_95[len(means)] * stdev(means) / math.sqrt(len(means))
+            promised = f"{mean(inner[f, chosen[f][0]] for f in folds):.4f}" if rule == "best" else ""
+            numbers = [f"{v:.4f}" for v in (*means, mean(means), half, stdev(means))]
+            seeds = len({r[2] for r in rows})
+            writer.writerow([rule, *numbers, promised, len(tried), seeds, hardware()["cpu"], commit()])
+            print(f"{rule}: {mean(means):.3f} ± {half:.3f} (95 %, t over {len(means)} folds), sd {stdev(means):.3f}")
+
+
+if __name__ == "__main__":
+    main()
