@@ -3,8 +3,10 @@
     python benchmarks/make_results.py [--check]
 
 A folder with results.json is a benchmark's (``lightning-har benchmark --out benchmarks/results/NAME``); a CSV is that
-of the script of its name in this folder, whose docstring tells what it is. ``--check`` writes nothing and fails if the
-page is not what would be written.
+of the script of its name in this folder, or of the longest beginning of its name that is a script. The first paragraph
+of the script's docstring tells what it is; its ``REPORTED``, if it has one, what a study reports of the same, which is
+shown below the table as that, never in it. ``--check`` writes nothing and fails if the page is not what would be
+written.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 PAGE = HERE.parent / "docs" / "results.md"
 PICTURES = PAGE.parent / "results"
-LONGEST = 40
+LONGEST = 64
 """Rows of a CSV that are shown; of a longer one the page shows its first, and says so."""
 HEAD = """# Results
 
@@ -38,7 +40,10 @@ def page() -> tuple[str, list[Path]]:
     for place in sorted(RESULTS.iterdir()):
         if (place / "results.json").is_file():
             record = json.loads((place / "results.json").read_text(encoding="utf-8"))
-            parts.append("#" + markdown(record["title"], record["models"], record["runs"]))
+            text = "#" + markdown(record["title"], record["models"], record["runs"])
+            head, _, rest = text.partition("\n\n")
+            _, about, _ = told_by(place)
+            parts.append("\n\n".join(filter(None, [head, about, rest])))
             shown = sorted(place.glob("accuracy_*.png"))
             parts += [f"![{p.stem.replace('_', ' ')}](results/{place.name}-{p.name})\n" for p in shown]
             pictures += shown
@@ -51,22 +56,41 @@ def page() -> tuple[str, list[Path]]:
     return "\n".join(parts), pictures
 
 
-def table(path: Path) -> str:
-    """A CSV as a Markdown table, below the first paragraph of the script that wrote it."""
-    script = HERE / f"{path.stem}.py"
-    told = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) if script.is_file() else None
-    title, _, about = (told or path.stem).partition("\n\n")
+def told_by(path: Path) -> tuple[str, str, str]:
+    """Of the script that wrote it: the docstring's title and first paragraph, and ``REPORTED``."""
+    parts = path.stem.split("_")
+    names = ("_".join(parts[:n]) for n in range(len(parts), 0, -1))
+    script = next((HERE / f"{name}.py" for name in names if (HERE / f"{name}.py").is_file()), None)
+    if script is None:
+        return path.stem, "", ""
+    tree = ast.parse(script.read_text(encoding="utf-8"))
+    title, _, about = (ast.get_docstring(tree) or script.stem).partition("\n\n")
     about = about.split("\n\n")[0] if not about.startswith("    ") else ""
+    reported = [
+        ast.literal_eval(s.value)
+        for s in tree.body
+        if isinstance(s, ast.Assign) and any(getattr(t, "id", None) == "REPORTED" for t in s.targets)
+    ]
+    title = " ".join(title.split()).rstrip(".")
+    rest = path.stem.removeprefix(script.stem).strip("_").replace("_", " ")
+    title += f" ({rest})" if rest else ""
+    return title, " ".join(about.split()), " ".join(reported[0].split()) if reported else ""
+
+
+def table(path: Path) -> str:
+    """A CSV as a Markdown table, below what its script says of it."""
+    title, about, reported = told_by(path)
     with path.open(newline="", encoding="utf-8") as file:
         head, *rows = list(csv.reader(file))
     # What is the same in every row is said once, below.
     same = {k for k in range(len(head)) if len(rows) > 1 and len({row[k] for row in rows}) == 1}
     kept = [k for k in range(len(head)) if k not in same]
-    lines = [f"## {' '.join(title.split()).rstrip('.')}", "", " ".join(about.split()), ""]
+    lines = [f"## {title}", "", about, ""]
     lines += ["| " + " | ".join(head[k] for k in kept) + " |", "|" + " --- |" * len(kept)]
     lines += ["| " + " | ".join(row[k].replace("|", "\\|") for k in kept) + " |" for row in rows[:LONGEST]]
     lines += ["", "; ".join(f"{head[k]}: {rows[0][k]}" for k in sorted(same) if rows[0][k])]
     rest = f" The first {LONGEST} of {len(rows)} rows." if len(rows) > LONGEST else ""
+    lines += ["", f"Reported, not measured here: {reported}"] if reported else []
     lines += ["", f"From `benchmarks/results/{path.name}`.{rest}", ""]
     return "\n".join(lines)
 
