@@ -95,7 +95,7 @@ def test_hard_links_and_devices_are_refused(tmp_path, kind):
     assert everything(tmp_path) == ["archive"]
 
 
-@pytest.mark.parametrize("write", [write_zip, write_tar])
+@pytest.mark.parametrize("write", WRITERS)
 def test_a_bomb_is_refused(tmp_path, write, monkeypatch):
     write(tmp_path / "archive", {f"{i}.txt": bytes(1 << 20) for i in range(8)})
     with pytest.raises(DataError, match="more than 4,000,000 bytes"):

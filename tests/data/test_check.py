@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -161,7 +163,7 @@ def clips(tmp_path_factory):
     return folder
 
 
-def run_check(folder, tmp_path, guard):
+def start_check(folder, tmp_path, guard, limit=2):
     """A script that checks a folder, with a decoder that hangs at one of its files and crashes at another."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -174,14 +176,17 @@ def run_check(folder, tmp_path, guard):
         "    return real(file)\n"
         "c._check_video = odd\n"
         f"{guard}c.check_files({str(folder)!r}, sorted(os.listdir({str(folder)!r})), {str(tmp_path / 'r.csv')!r}, "
-        "workers=2, time_limit=2)\n"
+        f"workers=2, time_limit={limit})\n"
     )
-    return subprocess.run([sys.executable, str(script)], check=False, capture_output=True, text=True, timeout=300)
+    return subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
 
 
 def test_a_decoder_that_hangs_and_one_that_crashes_cost_their_file_alone(clips, tmp_path):
-    done = run_check(clips, tmp_path, "if __name__ == '__main__': ")
-    assert done.returncode == 0, done.stderr
+    process = start_check(clips, tmp_path, "if __name__ == '__main__': ")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
     rows = {row.path: (row.status, row.reason) for row in read_report(tmp_path / "r.csv")}
     assert rows.pop("hangs.mp4") == ("corrupt", "took longer than 2 s")
     status, reason = rows.pop("kills.mp4")
@@ -194,10 +199,39 @@ def test_a_decoder_that_hangs_and_one_that_crashes_cost_their_file_alone(clips, 
 
 
 def test_a_script_without_a_guard_is_told_what_it_lacks(clips, tmp_path):
-    done = run_check(clips, tmp_path, "")
-    assert done.returncode == 1
-    assert "ConfigError: a worker process ended before it began" in done.stderr.splitlines()[-1]
-    assert "__main__" in done.stderr.splitlines()[-1]
+    process = start_check(clips, tmp_path, "")
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "ConfigError: a worker process ended before it began" in said.splitlines()[-1]
+    assert "__main__" in said.splitlines()[-1]
+
+
+def running(group):
+    """Processes of a group that have not ended; those that nobody has asked about since are not counted."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, pgid = (place / "stat").read_text().rpartition(")")[2].split()[:3]
+            found += [int(place.name)] if int(pgid) == group and state != "Z" else []
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="no /proc to see processes in")
+def test_ctrl_c_ends_the_workers_too_and_what_was_found_stays(clips, tmp_path):
+    process = start_check(clips, tmp_path, "if __name__ == '__main__': ", limit=600)
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and process.poll() is None:
+        if (tmp_path / "r.csv").is_file() and len((tmp_path / "r.csv").read_text().splitlines()) == 6:
+            break  # all but the one that hangs
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=100)
+    assert process.returncode == -signal.SIGINT
+    assert said.count("Traceback") == 1, "the workers say nothing"
+    while time.monotonic() < deadline and running(process.pid):
+        time.sleep(0.05)
+    assert running(process.pid) == []
+    assert len(read_report(tmp_path / "r.csv")) == 5
 
 
 def test_the_command_gives_up_a_file_after_as_long_as_it_is_told(tmp_path, monkeypatch, capsys):
