@@ -79,7 +79,7 @@ class TwoStreamModule(ActionRecognizer):
             streams[modality] = stream
         specs = {modality: stream.spec for modality, stream in streams.items()}
         super().__init__(
-            TwoStream(streams["rgb"].net, streams["flow"].net, weight, average),
+            TwoStream(streams["rgb"].net, streams["flow"].net, weight, average, features=not num_classes),
             specs,  # type: ignore[arg-type]
             num_classes,
             train_sampling=streams["rgb"].train_sampling,

@@ -29,6 +29,7 @@ class TwoStream(nn.Module):
         flow_net: Takes the clip "flow"; has the same classes.
         weight: Of flow, in [0, 1]. Kept as a buffer, so that a weight chosen in validation is saved.
         average: What is averaged.
+        features: ``forward`` gives the features of both side by side, where the networks have no classes to fuse.
     """
 
     weight: Tensor
@@ -39,12 +40,14 @@ class TwoStream(nn.Module):
         flow_net: nn.Module,
         weight: float = 0.5,
         average: Literal["logits", "probabilities"] = "logits",
+        features: bool = False,
     ) -> None:
         super().__init__()
         if average not in ("logits", "probabilities"):
             raise ConfigError(f"average is {average!r}; it must be 'logits' or 'probabilities'")
         self.rgb, self.flow = rgb_net, flow_net
         self.average = average
+        self.features = features
         self.num_features = int(cast(int, rgb_net.num_features)) + int(cast(int, flow_net.num_features))
         self.register_buffer("weight", torch.tensor(0.5))
         self.set_weight(weight)
@@ -95,6 +98,8 @@ class TwoStream(nn.Module):
 
     def forward(self, video: Mapping[str, Tensor]) -> Logits:
         """{"rgb": (B, 3, T, H, W), "flow": (B, 2, T', H', W')} to fused (B, K), or a dict of such by head."""
+        if self.features:
+            return self.forward_features(video)
         return self.fuse(*self.forward_streams(video))
 
     def forward_features(self, video: Mapping[str, Tensor]) -> Tensor:

@@ -22,16 +22,16 @@ class Model(NamedTuple):
     arguments: dict
     sizes: tuple[tuple[int, int], ...]
     """(frames, pixels): the smallest it takes, and another."""
-    exports: bool = True
 
 
 def _tsn(name, backbone="test_resnet", sizes=((3, 32), (5, 48)), **kwargs):
     return Model(name, har.TSNModule, {"backbone": backbone, "pretrained": False, "dropout": 0.0, **kwargs}, sizes)
 
 
-def _rnn(temporal, sizes=((8, 32), (5, 48)), **kwargs):
+def _rnn(temporal, sizes=((8, 32), (5, 48)), name=None, **kwargs):
     arguments = {"backbone": "test_resnet", "pretrained": False, "freeze_backbone": False, "dropout": 0.0}
-    return Model(f"cnn_{temporal}", har.CNNRNNModule, {**arguments, "temporal": temporal, "hidden": 6, **kwargs}, sizes)
+    arguments |= {"temporal": temporal, "hidden": 6, **kwargs}
+    return Model(name or f"cnn_{temporal}", har.CNNRNNModule, arguments, sizes)
 
 
 def _i3d(name, backbone, **kwargs):
@@ -45,7 +45,7 @@ MODELS = [
     _tsn("tsn_weighted", consensus="weighted"),
     _tsn("tsn_rgb_diff", modality="rgb_diff", sizes=((18, 32), (30, 48))),
     _tsn("tsn_flow", modality="flow", sizes=((15, 32), (25, 48))),
-    _tsn("tsn_vgg11", "vgg11", sizes=((3, 32), (2, 64))),
+    _tsn("tsn_vgg16", "vgg16", sizes=((3, 32), (2, 64))),
     _tsn("tsn_bn_inception", "bn_inception", sizes=((3, 64), (2, 96))),
     _tsn("tsm_resnet18", "resnet18", temporal_shift=True, num_segments=4, sizes=((4, 32), (8, 48))),
     _tsn("tsm_mobilenetv2", "mobilenetv2_035", temporal_shift=True, num_segments=4, sizes=((4, 32), (8, 48))),
@@ -58,6 +58,7 @@ MODELS = [
     _rnn("moments"),
     _rnn("attention"),
     _rnn("single"),
+    _rnn("gru", sizes=((2, 75), (3, 96)), backbone="inception_v3", name="cnn_inception_v3"),
     _i3d("i3d_inception_v1", "inception_v1"),
     _i3d("i3d_inception_v1_flow", "inception_v1", modality="flow"),
     _i3d("i3d_resnet50", "resnet50"),
@@ -76,7 +77,10 @@ MODELS = [
         ((15, 32), (30, 48)),
     ),
 ]
-BIG = {"i3d_densenet121", "s3d_v3", "s3d_v3_inflated", "s3d_v3_top_heavy", "i3d_resnet50", "tsn_vgg11"}
+BIG = {
+    *("i3d_densenet121", "i3d_resnet50", "s3d_v3", "s3d_v3_inflated", "s3d_v3_top_heavy", "tsn_vgg16"),
+    "cnn_inception_v3",
+}
 EACH = [pytest.param(m, id=m.name, marks=[pytest.mark.slow] if m.name in BIG else []) for m in MODELS]
 
 
@@ -127,6 +131,21 @@ def test_forward_at_two_sizes_and_golden_output(model):
     torch.testing.assert_close(outputs[0][0] / scale, expected / scale, atol=2e-3, rtol=0)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("model", MODELS, ids=lambda m: m.name)
+def test_forward_at_its_own_input(model):
+    """As the InputSpec says: every length and size that data modules, exports and benchmarks take it by."""
+    module = build(model).eval()
+    specs = module.spec if isinstance(module.spec, dict) else {module.spec.modality: module.spec}
+    video = {
+        m: torch.randint(0, 256, (1, s.channels, s.num_frames, *s.size), dtype=torch.uint8) for m, s in specs.items()
+    }
+    with torch.no_grad():
+        logits = module(video)
+    assert logits.shape == (1, 5)
+    assert logits.isfinite().all()
+
+
 @pytest.mark.parametrize("model", EACH)
 def test_every_parameter_receives_a_gradient(model):
     module = build(model).train()
@@ -156,8 +175,6 @@ def test_save_load_same_logits(model, tmp_path):
 @pytest.mark.parametrize("model", EACH)
 def test_without_classes_there_are_features(model):
     module = build(model, num_classes=0).eval()
-    if model.build is har.TwoStreamModule:
-        pytest.skip("two streams are fused by their classes")
     with torch.no_grad():
         assert module(clip_for(module, *model.sizes[0])).shape == (2, module.net.num_features)
 
