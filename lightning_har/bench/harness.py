@@ -7,19 +7,21 @@ Every finished run leaves ``done.json`` in its folder; called again, the harness
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from lightning_har.errors import ConfigError
 
@@ -30,6 +32,7 @@ Reported = Mapping[str, Any]
 """A recipe's ``REPORTED``: "on" names the data; each other key a metric, perhaps after "variant/", with the figure
 by where it stands in the study."""
 
+_PATIENCE_S = 15
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory|MemoryError", re.IGNORECASE)
 
 
@@ -80,6 +83,7 @@ class Job:
         fold: The fold to test on.
         folder: Where it writes.
         variant: The one model of a recipe that has several.
+        arguments: What every recipe of the benchmark is called with besides.
         error: Why there is no result; None if there is one.
         note: What has to be said of the result.
         seconds: Wall-clock time, over all its attempts.
@@ -91,6 +95,7 @@ class Job:
     fold: str | None
     folder: Path
     variant: str | None = None
+    arguments: Sequence[str] = ()
     error: str | None = None
     note: str | None = None
     seconds: float = 0.0
@@ -113,10 +118,25 @@ def find_targets(names: Sequence[str], recipes: str | Path = "recipes") -> list[
         ConfigError: Unknown, with the nearest names; or two of the same name.
     """
     found = [_find(name, Path(recipes)) for name in names]
-    twice = sorted({t.name for t in found if sum(o.name == t.name for o in found) > 1})
+    for depth in (2, 3, 4):  # folders of runs are often called alike: by their seed, or by the time
+        twice = _named_twice(found)
+        found = [_named_longer(t, depth) if t.name in twice and not t.is_recipe else t for t in found]
+    twice = _named_twice(found)
     if twice:
         raise ConfigError(f"two targets are called {twice[0]!r}; rename one, or measure them apart")
     return found
+
+
+def _named_twice(targets: Sequence[Target]) -> list[str]:
+    names = [t.name for t in targets]
+    return sorted({name for name in names if names.count(name) > 1})
+
+
+def _named_longer(target: Target, depth: int) -> Target:
+    """With the names of folders around it."""
+    path = target.path.absolute()
+    place = path.parent if path.name == "best.ckpt" else path.with_suffix("")
+    return target._replace(name="-".join(place.parts[-depth:]))
 
 
 def _find(name: str, recipes: Path) -> Target:
@@ -168,7 +188,8 @@ def plan(targets: Sequence[Target], out: Path, settings: Settings) -> list[Job]:
             for fold in settings.folds or (None,):
                 for variant in variants or (None,):
                     parts = [f"seed{seed}", *([] if fold is None else [f"fold{fold}"]), *([variant] if variant else [])]
-                    jobs.append(Job(target, seed, fold, out / "runs" / target.name / "-".join(parts), variant))
+                    folder = out / "runs" / target.name / "-".join(parts)
+                    jobs.append(Job(target, seed, fold, folder, variant, settings.arguments))
     return jobs
 
 
@@ -255,9 +276,15 @@ def _log(job: Job) -> Path:
     return job.folder.with_name(f"{job.folder.name}.log")
 
 
+def _note(job: Job) -> Path:
+    return job.folder.with_name(f"{job.folder.name}.note")
+
+
 def _attempt(job: Job, settings: Settings, *extra: str) -> str | None:
     """Run the job, or go on with it where it was stopped; the error, or None."""
     if job.target.is_recipe and any(job.folder.rglob("last.ckpt")):
+        if job.note is None and _note(job).is_file():
+            job.note = _note(job).read_text()
         line = command(job, settings, *extra)
         at = line.index("--out")
         error = _call(job, [*line[:at], "--resume", str(job.folder), *line[at + 2 :]])
@@ -265,6 +292,9 @@ def _attempt(job: Job, settings: Settings, *extra: str) -> str | None:
             return None
     if job.folder.exists():
         shutil.rmtree(job.folder)
+    if not extra:
+        job.note = None
+        _note(job).unlink(missing_ok=True)
     return _call(job, command(job, settings, *extra))
 
 
@@ -273,6 +303,7 @@ def _call(job: Job, line: list[str]) -> str | None:
     log = _log(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
+        _lock(file, job)
         begin = file.tell()
         file.write(f"$ {' '.join(line[1:])}\n".encode())
         file.flush()
@@ -280,7 +311,7 @@ def _call(job: Job, line: list[str]) -> str | None:
             try:
                 code = process.wait()
             except KeyboardInterrupt:
-                process.wait()  # the terminal sent it Ctrl-C too; it writes its checkpoint
+                _stop(process)
                 raise KeyboardInterrupt("\nstopped; the same command goes on where it was") from None
     if code == 0:
         return None
@@ -288,6 +319,38 @@ def _call(job: Job, line: list[str]) -> str | None:
         file.seek(begin)
         said = file.read().decode(errors="replace")
     return _reason(code, said)
+
+
+def _lock(log: IO[bytes], job: Job) -> None:
+    """Refuse a run that another process is at: one that outlived a killed benchmark, or a second benchmark's.
+
+    The process holds its log open, and with it the lock, for as long as it or a worker of its lives; workers take some
+    seconds to see that it was killed. Windows has no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return
+    patience = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > patience:
+                told = f"another process is still at {job.folder}; wait until it ends, or end it"
+                raise ConfigError(told) from None
+            time.sleep(0.2)
+        else:
+            return
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Wait for it to write its checkpoint: a terminal sends Ctrl-C to it too; who stops us alone does not."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=3)
+        return
+    process.send_signal(signal.SIGINT)
+    process.wait()
 
 
 def _reason(code: int, said: str) -> str:
@@ -330,10 +393,12 @@ def _smaller_batch(job: Job, settings: Settings, say: Say) -> None:
     if fits == 0:
         job.error = f"out of memory at batch {first}, and at every smaller one down to 1"
         return
+    job.note = f"out of memory at batch {first}; the largest that fitted is {fits}"
+    if job.folder.exists():
+        shutil.rmtree(job.folder)
+    _note(job).write_text(job.note)  # for whoever goes on after a stop
     error = _attempt(job, settings, "--data.batch_size", str(fits))
-    said = f"out of memory at batch {first}; the largest that fitted is {fits}"
-    job.note = said if error is None else None
-    job.error = None if error is None else f"{said}, but then: {error}"
+    job.error = None if error is None else f"{job.note}, but then: {error}"
 
 
 def _probe(job: Job, settings: Settings, size: int) -> str | None:

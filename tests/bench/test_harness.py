@@ -102,6 +102,17 @@ def test_unknown_names_are_answered_with_the_nearest(tmp_path):
         find_targets(["i3d_ucf10"], tmp_path)
 
 
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    for recipe in ("avg", "gru"):
+        (tmp_path / recipe / "seed0").mkdir(parents=True)
+        (tmp_path / recipe / "seed0" / "best.ckpt").write_bytes(b"")
+    places = [str(tmp_path / recipe / "seed0") for recipe in ("avg", "gru")]
+    assert [t.name for t in find_targets(places)] == ["avg-seed0", "gru-seed0"]
+    assert [t.name for t in find_targets(places[:1])] == ["seed0"]
+    with pytest.raises(ConfigError, match="two targets are called"):
+        find_targets([places[0], places[0]])
+
+
 def test_a_checkpoint_needs_data(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "best.ckpt").write_bytes(b"")
