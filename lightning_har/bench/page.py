@@ -31,7 +31,10 @@ def _score(key: str, head: str) -> Column:
 def _cost(key: str, head: str, scale: float, digits: int) -> Column:
     def text(s: Row) -> str:
         value = s["values"].get(key)
-        return "–" if value is None else f"{value * scale:,.{digits}f}"
+        if value is None:
+            return "–"
+        small = 0 < abs(value * scale) < 10**-digits  # of which rounding would leave nothing
+        return f"{value * scale:.1g}" if small else f"{value * scale:,.{digits}f}"
 
     return Column(head, lambda s: s["values"].get(key), text, COSTS.get(key, key))
 
@@ -98,6 +101,7 @@ def conditions(rows: Sequence[Row]) -> list[str]:
         ("protocol", [_protocol(t["protocol"]) for t in told]),
         ("versions", [", ".join(f"{k} {v}" for k, v in t["versions"].items()) for t in told]),
         ("commit", [t["commit"] or "not a checkout" for t in told]),
+        ("called with", [" ".join(row["arguments"]) for row in rows if row.get("arguments")]),
     ):
         lines += [f"{label}: {text}" for text in dict.fromkeys(texts)]
     seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
@@ -168,13 +172,13 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; width: 100%; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top;
   white-space: nowrap; }
-th { white-space: normal; min-width: 4.5em; }
+th { white-space: normal; min-width: 4.5em; } td.words { white-space: normal; min-width: 12em; text-align: left; }
 th { background: Canvas; cursor: pointer; position: sticky; top: 0; user-select: none; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: Canvas; }
 th:hover { color: var(--accent); } th[aria-sort=ascending]::after { content: " ▲"; }
 th[aria-sort=descending]::after { content: " ▼"; } tbody tr:hover td { background: var(--soft); }
 td.reported { font-style: italic; } td.failed { text-align: left; color: #c0392b; white-space: pre-wrap; }
-.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(420px, 1fr)); }
+.pictures { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); }
 .pictures img { width: 100%; background: #fff; border-radius: 6px; } figure { margin: 0; }
 figcaption { font-size: 13px; opacity: .8; } details { margin: .5rem 0; } li { margin: .15rem 0; }
 """
@@ -250,7 +254,7 @@ def _table(summaries: Sequence[Row]) -> str:
     body = []
     for s in summaries:
         if s["runs"]:
-            cells = [_cell(c.value(s), c.text(s), "reported" if "reported" in c.head else "") for c in COLUMNS]
+            cells = [_cell(c.value(s), c.text(s), _css(c, s)) for c in COLUMNS]
         else:
             reason = html.escape("\n".join(s["errors"]))
             cells = [
@@ -259,6 +263,12 @@ def _table(summaries: Sequence[Row]) -> str:
             ]
         body.append(f"<tr>{''.join(cells)}</tr>")
     return _wide(head, body)
+
+
+def _css(column: Column, s: Row) -> str:
+    if column.text is _interval and s["interval_note"]:
+        return "words"
+    return "reported" if "reported" in column.head else ""
 
 
 def _wide(head: str, body: Sequence[str]) -> str:
@@ -303,5 +313,5 @@ def _runs(rows: Sequence[Row]) -> str:
         values = [row["values"].get(k) for k in keys]
         cells = [_cell(v, "–" if v is None else f"{v:,.4g}" if abs(v) < 1e4 else f"{v:,.0f}") for v in values]
         said = row["error"] or row["note"] or ""
-        body.append(f"<tr>{''.join([*fixed, *cells, _cell(said or None, said)])}</tr>")
+        body.append(f"<tr>{''.join([*fixed, *cells, _cell(said or None, said, 'words')])}</tr>")
     return _wide(head, body)

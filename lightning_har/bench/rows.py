@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning_har.bench.harness import Job, Reported
 from lightning_har.bench.report import Report, read_report
@@ -15,8 +15,9 @@ from lightning_har.bench.stats import MIN_CLIPS, spread, wilson
 from lightning_har.errors import DataError
 
 Row = dict[str, Any]
-"""Plain JSON. Of a run: ``name, recipe, seed, fold, folder, error, note, values, clips, skipped, per_class, identity``;
-``values`` maps a metric or cost to its number, None where it was not measured. Of a model: ``summarize``."""
+"""Plain JSON. Of a run: ``name, recipe, seed, fold, folder, error, note, values, clips, skipped, per_class, identity,
+arguments``; ``values`` maps a metric or cost to its number, None where it was not measured. Of a model: see
+``summarize``."""
 
 SCORES = ("top1", "top5", "precision_macro", "recall_macro", "f1_macro", "num_predicted_classes")
 COSTS = {
@@ -44,12 +45,14 @@ def rows_of(jobs: Sequence[Job]) -> list[Row]:
     rows = []
     for job in jobs:
         if job.error is not None:
-            rows.append(_row(job.name, job.target.name, job.seed, job.fold, job.folder, error=job.error))
+            row = _row(job.name, job.target.name, job.seed, job.fold, job.folder, error=job.error)
+            rows.append({**row, "arguments": list(job.arguments)})
             continue
         for path in sorted(job.folder.rglob("report.json")):
             variant = path.parent.relative_to(job.folder).as_posix()
             name = job.target.name if variant == "." else f"{job.target.name}/{variant}"
-            rows.append(read_row(path, name, job.target.name, job.seed, job.fold, job.note))
+            row = read_row(path, name, job.target.name, job.seed, job.fold, job.note)
+            rows.append({**row, "arguments": list(job.arguments)})
     return rows
 
 
@@ -101,7 +104,7 @@ def _row(
     note: str | None = None,
 ) -> Row:
     told = {"name": name, "recipe": recipe, "seed": seed, "fold": fold, "folder": str(folder)}
-    empty = {"values": {}, "clips": 0, "skipped": 0, "per_class": [], "identity": None}
+    empty = {"values": {}, "clips": 0, "skipped": 0, "per_class": [], "identity": None, "arguments": []}
     return {**told, "error": error, "note": note, **empty}
 
 
@@ -117,7 +120,8 @@ def _values(report: Report, folder: Path) -> dict[str, float | None]:
         values |= {f"action_{k}": values[k] for k in ("top1", "top3", "top5") if k in values}
     latency: Mapping[str, Any] = report["latency"] or {}
     reading: Mapping[str, Any] = report.get("reading") or {}
-    values |= cast(dict[str, Any], {**report["cost"], **report["memory"]})
+    counted: Mapping[str, Any] = {**report["cost"], **report["memory"]}
+    values |= {k: v for k, v in counted.items() if not isinstance(v, str)}  # a digest is no cost
     values |= {k: latency.get(k) for k in ("p50_ms", "p95_ms", "clips_per_s")}
     values |= {f"reading_{k}": reading.get(k) for k in ("p50_ms", "p95_ms", "clips_per_s")}
     return values | _of_training(folder / "metrics.csv")

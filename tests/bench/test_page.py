@@ -1,0 +1,62 @@
+"""The HTML page in a browser: columns sort, failures stay readable, nothing is fetched."""
+
+import os
+import shutil
+
+import pytest
+from harness_runs import write_run
+
+from lightning_har.bench.page import write_page
+from lightning_har.bench.rows import read_row, summarize
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def page(tmp_path):
+    """Three models that ran, of 3, 20 and 100 million multiply-adds, and one that did not."""
+    rows = []
+    for name, right, macs in (("beta", 12, 20_000_000), ("alpha", 18, 100_000_000), ("gamma", 6, 3_000_000)):
+        folder = write_run(tmp_path / name, right=right, macs=macs)
+        rows.append({**read_row(folder / "report.json", name, name), "arguments": ["--epochs", "3"]})
+    rows.append({**rows[0], "name": "delta", "recipe": "delta", "error": "out of memory", "values": {}})
+    write_page("Four", summarize(rows, {"alpha": {"on": "X", "top1": {"t": 0.9}}}), rows, {}, {}, tmp_path / "p.html")
+    return tmp_path / "p.html"
+
+
+def test_what_the_page_says(page):
+    text = page.read_text()
+    assert "called with: --epochs 3" in text
+    assert "24 clips: too few for a confidence interval" in text
+    assert ">0.003<" in text  # not 0.00
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; CHROMIUM=PATH names one")
+def test_columns_sort_by_value_and_failures_stay_last(page):
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        tab = browser.new_page(viewport={"width": 1200, "height": 900})
+        asked, wrong = [], []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.goto(page.as_uri())
+        table = tab.locator("table.sortable").first
+
+        def order(head):
+            table.locator("th", has_text=head).first.click()
+            return [cell.split()[0] for cell in table.locator("tbody tr td:first-child").all_inner_texts()]
+
+        assert order("multiply-adds") == ["alpha", "beta", "gamma", "delta"]
+        assert order("multiply-adds") == ["gamma", "beta", "alpha", "delta"]
+        assert table.locator("th[aria-sort=ascending]").count() == 1
+        assert order("top-1, measured") == ["alpha", "beta", "gamma", "delta"]
+        assert order("model")[0] in ("gamma", "alpha")  # names sort too, and the failed one with them
+        table.locator("th", has_text="clips").first.press("Enter")  # the keyboard does it too
+        assert table.locator("th[aria-sort]").inner_text().startswith("clips")
+        # The page itself never scrolls sideways; its tables do.
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 1200
+        browser.close()
+    assert wrong == []
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
