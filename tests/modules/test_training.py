@@ -171,6 +171,42 @@ def test_compiles(family):
 
 # -- killed and resumed ------------------------------------------------------------------------------------
 
+STOPPED = """
+import os, signal, sys, time
+from functools import partial
+from lightning_har import TSNModule, VideoFolderDataModule
+from lightning_har._lightning import Callback
+from lightning_har.run import run
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.current_epoch == 1 and "--resume" not in sys.argv:
+            os.killpg(0, signal.SIGINT)  # what a terminal does: it reaches the loader's workers too
+            time.sleep(60)
+
+if __name__ == "__main__":
+    module = partial(TSNModule, backbone="test_resnet", pretrained=False, input_size=32)
+    data = partial(VideoFolderDataModule, batch_size=2, num_workers=2)
+    run(module, data, name="tiny", trainer={"max_epochs": 3, "callbacks": [Stop()]})
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_at_the_terminal_and_resume(clips, tmp_path):
+    (tmp_path / "recipe.py").write_text(STOPPED)
+    begun = [sys.executable, "-m", "lightning_har.cli.main", "run", "recipe.py"]
+    options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300, "start_new_session": True}
+    done = subprocess.run([*begun, "--data.root", str(clips), "--out", "out"], **options)
+    assert done.returncode == 130, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1] == "stopped; go on with: --resume out"
+    assert torch.load(tmp_path / "out" / "last.ckpt", weights_only=True)["global_step"] == 4
+    done = subprocess.run([*begun, "--resume", "out"], **options)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert torch.load(tmp_path / "out" / "last.ckpt", weights_only=True)["global_step"] == 9
+    assert (tmp_path / "out" / "report.json").exists()
+
+
 MODULE = partial(TSNModule, backbone="test_resnet", pretrained=False, input_size=32, mixup=0.4, dropout=0.5)
 
 KILLED = """
