@@ -222,7 +222,15 @@ def unique_ids(records: Sequence[Record], source: str) -> tuple[Record, ...]:
             cut = "" if r.start is None and r.stop is None else f":{_text(r.start)}-{_text(r.stop)}"
             r = replace(r, id=name + cut)
         done.append(r)
-    twice = [name for name, count in Counter(r.id for r in done).items() if count > 1]
+    splits: dict[str, list[str]] = defaultdict(list)
+    for r in done:
+        splits[r.id].append(r.split or "")
+    # A clip that is in two splits may have been listed so by mistake: then they are named too.
+    twice = [
+        f"{name} (in {' and '.join(dict.fromkeys(found))})" if len(set(found)) > 1 else name
+        for name, found in splits.items()
+        if len(found) > 1
+    ]
     raise_if(twice, f"{source}: {{count}} ids occur more than once", "Remove the repeated rows.")
     return tuple(done)
 

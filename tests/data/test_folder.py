@@ -128,8 +128,12 @@ def test_a_class_of_one_clip_has_no_folds(tmp_path):
 def test_a_path_in_two_splits(tmp_path):
     touch(tmp_path, "a.mp4", "b.mp4")
     rows = [("1", "a.mp4", "x", "train"), ("2", "b.mp4", "y", "train"), ("3", "a.mp4", "x", "test")]
-    path = write_csv(tmp_path / "a.csv", ("id", "path", "label", "split"), [*rows, ("4", "b.mp4", "y", "val")])
-    with pytest.raises(DataError, match="in two splits"):
+    rows.append(("4", "b.mp4", "y", "val"))
+    path = write_csv(tmp_path / "a.csv", ("id", "path", "label", "split"), rows)
+    with pytest.raises(DataError, match=r"2 files or groups are in two splits: .*b\.mp4 in train and val"):
+        _ = VideoFolderDataModule(path).manifests
+    path = write_csv(tmp_path / "b.csv", ("path", "label", "split"), [row[1:] for row in rows])
+    with pytest.raises(DataError, match=r"2 ids .* than once: a \(in train and test\); b \(in train and val\)"):
         _ = VideoFolderDataModule(path).manifests
 
 
