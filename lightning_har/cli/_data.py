@@ -53,7 +53,7 @@ def open_data(
     return module
 
 
-def draw_samples(text: str, model: str | None, path: Path, split: str = "train") -> None:
+def draw_samples(text: str, model: str | None, path: Path, split: str = "train", flow_root: str | None = None) -> None:
     """Draw what a model is fed of some clips, after sampling and transforms: ``data show`` and ``show samples``.
 
     Args:
@@ -61,6 +61,7 @@ def draw_samples(text: str, model: str | None, path: Path, split: str = "train")
         model: What ``predict`` takes; None draws 8 frames, evenly spread, 224×224 from the middle.
         path: Picture to write.
         split: "train" (with its random crops), "val", "test" or "predict".
+        flow_root: Where ``data flow`` put the flow, for a model that takes some.
 
     Raises:
         ConfigError: The data are features, which are no pictures.
@@ -70,7 +71,7 @@ def draw_samples(text: str, model: str | None, path: Path, split: str = "train")
     from lightning_har.spec import InputSpec, Sampling
     from lightning_har.viz.grids import save_samples
 
-    data = open_data(text, num_workers=0)
+    data = open_data(text, num_workers=0, flow_root=flow_root)
     if isinstance(data, FeatureDataModule):
         raise ConfigError(f"{text} holds features, which cannot be looked at; give the clips they were made from")
     if model is None:

@@ -56,6 +56,7 @@ def add_parser(subparsers: Any) -> None:
     )
     show.add_argument("what", metavar="NAME|DATA")
     show.add_argument("--model", metavar="RUN|CHECKPOINT", help="draw what it is fed (default: 8 frames of 224×224)")
+    show.add_argument("--flow-root", metavar="DIR", help="where `data flow` put the flow, for a model that takes some")
     show.add_argument("--picture", default="samples.png", metavar="PNG", help="of some clips (default: samples.png)")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(function=_show)
@@ -159,7 +160,7 @@ def _show(args: argparse.Namespace) -> int:
     drawn, failed = None if isinstance(data, FeatureDataModule) else args.picture, ""
     try:
         if drawn:
-            draw_samples(args.what, args.model, Path(drawn), next(iter(splits)))
+            draw_samples(args.what, args.model, Path(drawn), next(iter(splits)), args.flow_root)
     except DecodeError as error:
         drawn, failed = None, f"no picture: {error}"
         print(failed, file=sys.stderr)

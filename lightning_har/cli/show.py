@@ -51,6 +51,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--head", metavar="NAME", help="of a model with several, such as verb")
     parser.add_argument("--weights", metavar="FILE", help="features: weights of the backbone; 'none' for random ones")
     parser.add_argument("--split", default="train", metavar="NAME", help="samples: train (default), val or test")
+    parser.add_argument("--flow-root", metavar="DIR", help="samples: where `data flow` put the flow")
     parser.set_defaults(function=main)
 
 
@@ -127,7 +128,7 @@ def _curves(args: argparse.Namespace, path: Path) -> None:
 def _samples(args: argparse.Namespace, path: Path) -> None:
     from lightning_har.cli._data import draw_samples
 
-    draw_samples(args.what, args.model, path, args.split)
+    draw_samples(args.what, args.model, path, args.split, args.flow_root)
 
 
 def _gradcam(args: argparse.Namespace, path: Path) -> None:

@@ -8,7 +8,7 @@ from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.errors import ConfigError, DataError
 from lightning_har.spec import InputSpec
 from lightning_har.viz.bars import class_scores, save_class_bars, save_most_confused
-from lightning_har.viz.grids import _told, save_clips, save_samples
+from lightning_har.viz.grids import _rows, _told, save_clips, save_samples
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -65,6 +65,19 @@ def test_rows_of_clips_views_and_flow(tmp_path: Path) -> None:
             save_clips(wrong, tmp_path / "c.png")
     with pytest.raises(ConfigError, match="no clips"):
         save_clips(clip[:0], tmp_path / "c.png")
+
+
+def test_small_motion_is_drawn_clearer_and_said_so() -> None:
+    flow = torch.full((2, 3, 8, 8), 128, dtype=torch.uint8)
+    flow[0, :, :4] = 128 + 10
+    flow[1, :, 4:] = 128 - 5
+    (x_title, x), (y_title, y) = _rows(flow, "walk")
+    assert (x_title, y_title) == ("walk x, contrast × 12", "walk y, contrast × 12")
+    assert set(x.unique().tolist()) == {128, 128 + 120}
+    assert set(y.unique().tolist()) == {128, 128 - 60}
+    flow[0, :, :4] = 0  # as fast to the left as can be
+    assert [title for title, _ in _rows(flow, "walk")] == ["walk x", "walk y"]
+    assert torch.equal(_rows(flow, "walk")[0][1], flow[:1])
 
 
 def test_the_range_that_is_told_is_the_one_that_is_fed() -> None:
