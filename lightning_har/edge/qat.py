@@ -32,8 +32,9 @@ RANGE_MOMENTUM = 0.05
 class QuantizationAwareTraining(Callback):  # type: ignore[misc]
     """Train with int8's rounding from some epoch on.
 
-    Validation during training scores the rounded network. When training ends the rounding is taken off: the module
-    then is a float network whose weights suit int8. Export it with ``edge.export(..., int8=True)``.
+    Validation during training scores the rounded network. When training ends, and in every checkpoint, the weights are
+    the rounded ones: a float network whose weights lie on int8's grid, where ``edge.export(..., int8=True)`` finds
+    them. (What they were before rounding is in the checkpoint too, for resuming.)
 
     In several processes each follows the ranges of its own share of the data.
 
@@ -53,6 +54,7 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         self._ranges: dict[str, tuple[float, float]] = {}
         self._teacher: nn.Module | None = None
         self._teacher_state: dict[str, Tensor] | None = None
+        self._unrounded: dict[str, Tensor] = {}
         self._term: Tensor | None = None
         self._had_loss: ActionRecognizer | None = None
 
@@ -77,7 +79,10 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
             self._begin(pl_module)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        """Take the rounding off."""
+        """Take the rounding off, and leave the weights as it had them."""
+        for name in self._layers:
+            weight = pl_module.net.get_submodule(name).weight
+            weight.data.copy_(_round_weight(weight.data))
         self._end()
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
@@ -94,6 +99,18 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         """Take them back."""
         self._ranges = {name: (low, high) for name, (low, high) in state_dict["ranges"].items()}
         self._teacher_state = state_dict["teacher"]
+        self._unrounded = state_dict.get("unrounded", {})
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Put the weights that were validated into the checkpoint, and those that train on beside them."""
+        weights = checkpoint["state_dict"]
+        unrounded = {}
+        for name in self._layers:
+            key = f"net.{name}.weight"
+            if key in weights:
+                unrounded[name], weights[key] = weights[key], _round_weight(weights[key])
+        if unrounded:
+            checkpoint["callbacks"][self.state_key]["unrounded"] = unrounded
 
     def _begin(self, module: ActionRecognizer) -> None:
         if self.distill:
@@ -112,10 +129,13 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
             self._had_loss = module
         for name, layer in module.net.named_modules():
             if isinstance(layer, LAYERS):
-                rounding = _Rounding(self._ranges.get(name))
+                rounding = _Rounding(self._ranges.get(name), module)
                 self._layers[name] = rounding
+                if name in self._unrounded:
+                    layer.weight.data.copy_(self._unrounded[name])
                 self._handles.append(layer.register_forward_pre_hook(rounding.before))
                 self._handles.append(layer.register_forward_hook(rounding.after, always_call=True))
+        self._unrounded = {}
         if not self._layers:
             raise ConfigError("this network has neither convolutions nor linear layers to quantize")
 
@@ -154,8 +174,9 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
 class _Rounding:
     """The hooks of one layer. Its parameters are swapped during the forward pass only."""
 
-    def __init__(self, known: tuple[float, float] | None) -> None:
+    def __init__(self, known: tuple[float, float] | None, module: nn.Module) -> None:
         self.range = known
+        self._module = module
         self._kept: nn.Parameter | None = None
 
     def before(self, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -166,7 +187,8 @@ class _Rounding:
         self._kept = weight
         # Past nn.Module's check, which would refuse a tensor that is no parameter.
         layer._parameters["weight"] = _round_weight(weight)  # type: ignore[assignment]
-        return (self._round_input(x, layer.training), *rest)
+        # The range of a frozen layer, always in eval mode, is followed too.
+        return (self._round_input(x, self._module.training), *rest)
 
     def after(self, layer: nn.Module, inputs: Any, output: Any) -> None:
         """Give the layer its parameter back."""

@@ -110,6 +110,58 @@ def test_what_was_trained_so_exports(tmp_path):
     assert report.agreement >= 0.75
 
 
+def test_weights_are_left_on_the_grid_they_were_trained_on(tmp_path):
+    from lightning_har.edge.quantize import weight_scales
+    from lightning_har.modules import load_checkpoint
+
+    module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
+    trainer = fit(module, QuantizationAwareTraining(), epochs=1, enable_checkpointing=True, default_root_dir=tmp_path)
+    weight = module.net.backbone.net.conv1[0].weight.detach()
+    assert torch.equal(_round_weight(weight), weight)
+    scales = weight_scales(weight)
+    torch.testing.assert_close(scales, weight.flatten(1).abs().amax(1) / 127, rtol=1e-5, atol=0)
+    saved = load_checkpoint(trainer.checkpoint_callback.best_model_path)
+    assert torch.equal(saved.net.backbone.net.conv1[0].weight, weight)
+
+
+def test_resuming_goes_on_from_the_unrounded_weights(tmp_path):
+    module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
+    trainer = fit(module, QuantizationAwareTraining(), epochs=1, enable_checkpointing=True, default_root_dir=tmp_path)
+    path = trainer.checkpoint_callback.best_model_path
+    (state,) = [v for k, v in torch.load(path, weights_only=True)["callbacks"].items() if "Quantization" in k]
+    kept = state["unrounded"]["backbone.net.conv1.0"]
+    seen = []
+
+    class See(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(pl_module.net.backbone.net.conv1[0].weight.detach().clone())
+
+    more = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    resumed = pl.Trainer(
+        max_epochs=2, callbacks=[QuantizationAwareTraining(), See()], enable_checkpointing=False, **quiet
+    )
+    batches = torch.utils.data.DataLoader([clips(4)], batch_size=None)
+    resumed.fit(more, batches, batches, ckpt_path=path)
+    assert torch.equal(seen[0], kept)
+    assert not torch.equal(_round_weight(kept), kept)
+
+
+def test_the_ranges_of_a_frozen_backbone_follow_the_data():
+    module = cnn_rnn("avg")
+    layer = module.net.backbone.net.layer4[0].conv1
+    qat = QuantizationAwareTraining()
+    seen = []
+
+    class See(pl.Callback):
+        def on_train_batch_end(self, *args):
+            seen.append(qat._layers["backbone.net.layer4.0.conv1"].range)
+
+    fit(module, qat, See(), epochs=1, num_sanity_val_steps=0)
+    assert not layer.training
+    assert seen[0] != seen[1]
+
+
 def test_what_would_never_begin_is_refused():
     with pytest.raises(ConfigError, match="nothing would be rounded"):
         fit(cnn_rnn("avg"), QuantizationAwareTraining(start_epoch=5), epochs=2)
