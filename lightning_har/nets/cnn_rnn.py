@@ -117,7 +117,9 @@ class CNNRNN(nn.Module):
         if self.backbone is None:
             raise ConfigError("this network was built without a backbone; give it features (B, T, D)")
         batch = video.shape[0]
-        frames = video.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        frames = video.transpose(1, 2).flatten(0, 1)
+        if not torch.compiler.is_compiling():  # compilers choose the layout; ExecuTorch takes no other than its own
+            frames = frames.contiguous(memory_format=torch.channels_last)
         extract = self.backbone.forward_map if getattr(self.temporal, "needs_maps", False) else self.backbone
         if self.freeze and torch.is_grad_enabled():
             with torch.no_grad():

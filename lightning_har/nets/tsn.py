@@ -77,7 +77,9 @@ class TSN(nn.Module):
         snippets = video.transpose(1, 2).unflatten(1, (-1, self.snippet_length))  # (B, S, L, C, H, W)
         if self.difference:
             snippets = snippets[:, :, 1:] - snippets[:, :, :-1]
-        frames = snippets.flatten(2, 3).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        frames = snippets.flatten(2, 3).flatten(0, 1)
+        if not torch.compiler.is_compiling():  # compilers choose the layout; ExecuTorch takes no other than its own
+            frames = frames.contiguous(memory_format=torch.channels_last)
         features: Tensor = self._extract(frames).unflatten(0, (batch, -1))
         return features
 
