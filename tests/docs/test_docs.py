@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import lightning_har
-from lightning_har.cli.main import COMMANDS
+from lightning_har.cli.main import COMMANDS, main
 from lightning_har.data.fake import write_fake_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +23,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 ALL_PAGES = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+WRITES = ("--out", "--report", "--picture", "--annotate")
 IDS = {"ids": lambda p: str(p.relative_to(ROOT))}
 
 
@@ -101,7 +102,9 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "console")], **IDS)
-def test_console_runs(page: Path, tmp_path: Path) -> None:
+def test_console_runs(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Every line behind a $ does what the page says; the checkout's recipes are at hand."""
     write_fake_folder(tmp_path / "clips")
     if page.stem == "own-clips":
@@ -109,20 +112,18 @@ def test_console_runs(page: Path, tmp_path: Path) -> None:
 
         shutil.rmtree(tmp_path / "clips")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
-    environment = {
-        **os.environ,
-        "COLUMNS": "120",
-        "LIGHTNING_HAR_CACHE": str(tmp_path / "cache"),
-        "HF_HUB_OFFLINE": "1",
-    }
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LIGHTNING_HAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for block in blocks(page, "console"):
         for line in block.splitlines():
             words = shlex.split(line.removeprefix("$ "))
             assert line.startswith("$ lightning-har "), line
-            command = [sys.executable, "-m", "lightning_har.cli.main", *words[1:]]
-            done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
-            assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-            for name in (words[i + 1] for i, w in enumerate(words[:-1]) if w in ("--out", "--report")):
+            code = main(words[1:])  # in this process: a page has a dozen lines, and torch takes its time to import
+            said = capsys.readouterr()
+            assert code == 0, f"{line}\n{said.out}\n{said.err}"
+            written = [words[i + 1] for i, w in enumerate(words[:-1]) if w in WRITES]
+            for name in written:
                 assert (tmp_path / name).exists(), f"{line} wrote no {name}"
 
 
@@ -168,7 +169,7 @@ def test_diagrams_are_what_the_script_draws(tmp_path: Path, monkeypatch: pytest.
 def test_the_site_builds_and_asks_for_nothing_from_elsewhere(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path / "site")]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
