@@ -26,6 +26,8 @@ def _choose() -> str:
     if wanted:
         if wanted not in _NAMES:
             raise ConfigError(f"LIGHTNING_HAR_BASE is {wanted!r}; it must be one of {', '.join(_NAMES)}")
+        if not importlib.util.find_spec(wanted):
+            raise ConfigError(f"LIGHTNING_HAR_BASE is {wanted!r}, which is not installed: pip install {wanted}")
         return wanted
     imported = [name for name, module in _NAMES.items() if module in sys.modules]
     if len(imported) == 1:

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import weakref
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -9,7 +11,7 @@ import torch
 from sklearn.metrics import precision_recall_fscore_support
 from torch.utils.data import DataLoader
 
-from lightning_har import CNNRNNModule, Sampling, TSNModule
+from lightning_har import CNNRNNModule, Sampling, TSNModule, _lightning
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.modules import load_checkpoint
 
@@ -71,18 +73,22 @@ def test_views_streamed_equal_views_averaged(build):
 
 def test_views_are_never_held_together():
     module = tsn().eval()
-    alive = []
+    given, alive = [], []
 
     def chunks():
-        for v in range(4):
-            chunk = clips(1, 1, 3, T, SIZE, SIZE, seed=v)
-            alive.append(chunk)
-            yield alive.pop()
+        for v in range(6):
+            alive.append(sum(chunk() is not None for chunk in given))
+            chunk = clips(1, 2, 3, T, SIZE, SIZE, seed=v)
+            given.append(weakref.ref(chunk))
+            yield chunk
 
     seen = []
     module.net.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[0]))
-    module.forward_views(chunks())
-    assert seen == [1, 1, 1, 1]
+    with torch.no_grad():
+        module.forward_views(chunks())
+    assert seen == [1] * 12
+    assert alive[0] == 0
+    assert max(alive) == 1, "when the next chunk is asked for, no more than the last is held"
 
 
 def test_metrics_equal_sklearn():
@@ -273,6 +279,23 @@ def test_options_that_do_not_exist():
         tsn(class_weights=[1.0, 2.0])
 
 
+def test_class_weights_and_label_smoothing_by_their_formula():
+    logits, label = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 0])
+    weight, smooth = torch.tensor([1.0, 2.0, 0.5]), 0.2
+    module = tsn(3, class_weights=weight.tolist(), label_smoothing=smooth)
+    log_p = logits.log_softmax(1)
+    # PyTorch's: every class's share carries the class's own weight; the mean is over the labels' weights.
+    target = (1 - smooth) * torch.nn.functional.one_hot(label, 3) + smooth / 3
+    expected = -(target * weight * log_p).sum() / weight[label].sum()
+    torch.testing.assert_close(module.loss(logits, label), expected)
+    heads = cnn_rnn({"verb": 3, "noun": 2}, class_weights={"verb": weight.tolist()})
+    other = torch.randn(6, 2)
+    verb = -(weight[label] * log_p[range(6), label]).sum() / weight[label].sum()
+    noun = -other.log_softmax(1)[range(6), label % 2].mean()
+    both = heads.loss({"verb": logits, "noun": other}, {"verb": label, "noun": label % 2})
+    torch.testing.assert_close(both, verb + noun)
+
+
 def test_unknown_labels_do_not_count():
     module = tsn()
     logits, label = torch.randn(4, 4), torch.tensor([0, -1, 2, -1])
@@ -297,8 +320,10 @@ module = TSNModule(4, backbone="test_resnet", pretrained=False, input_size=32)
 data = [dict(video=torch.zeros(2, 3, 3, 32, 32, dtype=torch.uint8), label=torch.tensor([0, 1]), id=["a", "b"],
              path=["a", "b"], failures=[])]
 loader = torch.utils.data.DataLoader(data, batch_size=None)
-{first}.Trainer(fast_dev_run=1, accelerator="cpu", logger=False, enable_progress_bar=False).fit(module, loader)
+import {trainer}
+{trainer}.Trainer(fast_dev_run=1, accelerator="cpu", logger=False, enable_progress_bar=False).fit(module, loader)
 """
+PACKAGES = {"pytorch_lightning": "pytorch_lightning", "lightning": "lightning.pytorch"}
 
 
 @pytest.mark.slow
@@ -307,18 +332,49 @@ loader = torch.utils.data.DataLoader(data, batch_size=None)
     [
         ("pytorch_lightning", None, "pytorch_lightning"),
         ("lightning.pytorch", None, "lightning"),
-        ("lightning.pytorch", "lightning", "lightning"),
+        ("lightning.pytorch", "pytorch_lightning", "pytorch_lightning"),
+        ("pytorch_lightning", "lightning", "lightning"),
     ],
 )
 def test_both_lightnings(first, environment, expected, monkeypatch, tmp_path):
-    pytest.importorskip(first)
+    pytest.importorskip("lightning.pytorch")
     if environment:
         monkeypatch.setenv("LIGHTNING_HAR_BASE", environment)
     else:
         monkeypatch.delenv("LIGHTNING_HAR_BASE", raising=False)
-    code = BOTH.format(first=first, expected=expected)
+    code = BOTH.format(first=first, expected=expected, trainer=PACKAGES[expected])
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("environment", "imported", "installed", "expected"),
+    [
+        (None, [], ["lightning", "pytorch_lightning"], "pytorch_lightning"),
+        (None, [], ["lightning"], "lightning"),
+        (None, ["lightning.pytorch"], ["lightning", "pytorch_lightning"], "lightning"),
+        (None, ["lightning.pytorch", "pytorch_lightning"], ["lightning", "pytorch_lightning"], "pytorch_lightning"),
+        ("lightning", ["pytorch_lightning"], ["lightning", "pytorch_lightning"], "lightning"),
+        ("pytorch_lightning", ["lightning.pytorch"], ["lightning", "pytorch_lightning"], "pytorch_lightning"),
+        ("lightning", [], ["pytorch_lightning"], "LIGHTNING_HAR_BASE is 'lightning', which is not installed"),
+        ("keras", [], ["pytorch_lightning"], "LIGHTNING_HAR_BASE is 'keras'; it must be one of pytorch_lightning"),
+        (None, [], [], "Lightning is not installed"),
+    ],
+)
+def test_which_lightning(environment, imported, installed, expected, monkeypatch):
+    def find_spec(name):
+        return name if name in installed else None
+
+    monkeypatch.setattr(_lightning, "sys", SimpleNamespace(modules=dict.fromkeys(imported)))
+    monkeypatch.setattr(_lightning, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=find_spec)))
+    monkeypatch.delenv("LIGHTNING_HAR_BASE", raising=False)
+    if environment:
+        monkeypatch.setenv("LIGHTNING_HAR_BASE", environment)
+    if " " not in expected:
+        assert _lightning._choose() == expected
+        return
+    with pytest.raises(ConfigError, match=expected):
+        _lightning._choose()
 
 
 def test_cosine_rises_first_where_asked():
