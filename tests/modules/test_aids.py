@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from lightning_har import TSNModule, TwoStreamModule
-from lightning_har.errors import ConfigError
+from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.modules.aids import distillation, mix
 
 SMALL = {"backbone": "test_resnet", "pretrained": False, "input_size": 32}
@@ -111,3 +111,25 @@ def test_validation_chooses_the_weight_of_flow(monkeypatch):
     assert logged["val_top1"] == 0.0
     assert float(module.net.weight) == pytest.approx(0.7)
     assert trainer.validate(module, loader, verbose=False)[0]["val_top1"] == 1.0
+
+
+def test_streams_trained_apart_are_fused_from_their_checkpoints(tmp_path):
+    data = {
+        "rgb": torch.randint(0, 256, (4, 3, 3, 32, 32), dtype=torch.uint8),
+        "flow": torch.randint(0, 256, (4, 2, 15, 32, 32), dtype=torch.uint8),
+    }
+    paths, alone = {}, {}
+    for modality, video in data.items():
+        torch.manual_seed(0)
+        module = TSNModule(2, modality=modality, **SMALL)
+        paths[modality] = str(tmp_path / f"{modality}.ckpt")
+        fit(module, [batch_of(video, torch.tensor([0, 1, 0, 1]))]).save_checkpoint(paths[modality])
+        with torch.no_grad():
+            alone[modality] = module.eval()(video)
+    both = TwoStreamModule(
+        2, "tsn", SMALL, rgb_checkpoint=paths["rgb"], flow_checkpoint=paths["flow"], weight=0.25
+    ).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(both(data), 0.75 * alone["rgb"] + 0.25 * alone["flow"])
+    with pytest.raises(WeightsError, match=r"has 2 classes .* this stream has 3"):
+        TwoStreamModule(3, "tsn", SMALL, rgb_checkpoint=paths["rgb"], flow_checkpoint=paths["flow"])
