@@ -34,7 +34,8 @@ def _main(args: argparse.Namespace) -> int:
         data, args.out, shard_bytes=round(args.size * 1e6), workers=args.workers, engine=args.engine
     )  # fmt: skip
     for split, clips in done.clips.items():
-        print(f"{split}: {clips} clips in {done.shards[split]} shards")
+        shards = done.shards[split]
+        print(f"{split}: {clips} clips in {shards} shard{'s' if shards > 1 else ''}")
     for failure in done.failures:
         print(f"skipped {failure.path}: {failure.reason}", file=sys.stderr)
     print(f"{args.out}: read it as shards:{args.out}")

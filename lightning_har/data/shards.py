@@ -82,7 +82,7 @@ class ShardDataModule(ActionDataModule):
                 names, coverage, clips = _names(head["class_names"]), dict(head["coverage"]), dict(head["clips"])
                 for line in file:
                     row = json.loads(line)
-                    record, member = _record(row["record"], names), _member(row["member"], self.root)
+                    record, member = _record(row["record"], names), _member(row["member"], self.root.absolute())
                     records.setdefault(row["split"], []).append(record)
                     members.setdefault(row["split"], {})[record.path] = member
         except (StopIteration, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -123,9 +123,9 @@ def _record(fields: dict[str, Any], names: ClassNames | None) -> Record:
     for value in (record.start, record.stop, record.num_frames):
         if value is not None and (not isinstance(value, int) or value < 0):
             raise ValueError(f"{record.id}: {value!r} is no number of a frame")
-    labels = record.label if isinstance(names, dict) else {"": record.label}
+    labels = record.label if isinstance(record.label, dict) else {"": record.label}
     of_head = names if isinstance(names, dict) else {"": names or ()}
-    for head, label in (labels or {}).items():
+    for head, label in labels.items():
         if label is not None and not (isinstance(label, int) and 0 <= label < len(of_head[head])):
             raise ValueError(f"{record.id}: label {label!r} is not one of the {len(of_head[head])} classes")
     return record
@@ -142,13 +142,13 @@ class Written(NamedTuple):
     """What ``write_shards`` did.
 
     Attributes:
-        index: The file that lists the clips.
+        index_file: It lists the clips.
         shards: By split.
         clips: By split.
         failures: Files that cannot be read; the shards lack them.
     """
 
-    index: Path
+    index_file: Path
     shards: dict[str, int]
     clips: dict[str, int]
     failures: list[Failure]
