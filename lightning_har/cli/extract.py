@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lightning_har.modules.cnn_rnn import CNNRNNModule
+    from lightning_har.nets.cnn_rnn import CNNRNN
+    from lightning_har.spec import InputSpec
     from lightning_har.types import Video
 
 EPILOG = """\
@@ -52,6 +55,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--split-column", metavar="NAME", help="column of a CSV with splits or folds, kept as they are")
     parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="clips at a time (default: 4)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode (default: one per core)")
+    parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="(default: processes)")
     parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
     parser.add_argument("--skip-errors", action="store_true", help="leave out and report clips that cannot be read")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -61,10 +65,11 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Extract; 1 where clips could not be read."""
     from lightning_har.data.features import extract_features
-    from lightning_har.nets.preprocess import normalize
     from lightning_har.spec import InputSpec
 
-    module = _load(args).to(args.device)
+    module = _load(args)
+    if args.engine == "processes":
+        module.to(args.device)  # on Ray the device is another machine's
     spec = module.spec
     data = open_data(
         args.data,
@@ -77,19 +82,14 @@ def main(args: argparse.Namespace) -> int:
         on_error="skip" if args.skip_errors else "raise",
     )
     assert isinstance(spec, InputSpec)
-
-    def extractor(video: Video) -> Tensor:
-        assert not isinstance(video, Mapping)
-        features: Tensor = module.net.frame_features(normalize(video, spec))
-        return features
-
     done = extract_features(
-        extractor,
+        partial(_frame_features, module.net, spec),
         data,
         args.out,
         dtype=args.dtype,
         device=args.device,
         settings={"model": args.model, "weights": args.weights},
+        engine=args.engine,
     )
     if args.json:
         failed = [{"path": f.path, "reason": f.reason} for f in done.failures]
@@ -100,6 +100,15 @@ def main(args: argparse.Namespace) -> int:
     for failure in done.failures:
         print(f"skipped {failure.path}: {failure.reason}", file=sys.stderr)
     return 1 if done.failures else 0
+
+
+def _frame_features(net: CNNRNN, spec: InputSpec, video: Video) -> Tensor:
+    """Of a module, not of ``main``: Ray sends it to other machines."""
+    from lightning_har.nets.preprocess import normalize
+
+    assert not isinstance(video, Mapping)
+    features: Tensor = net.to(video.device).frame_features(normalize(video, spec))
+    return features
 
 
 def _load(args: argparse.Namespace) -> CNNRNNModule:

@@ -88,7 +88,7 @@ def check_files(
     kept = {p: r for p, r in kept.items() if not r.reason.startswith(TOO_LONG)}
     todo = [p for p in wanted if p not in kept]
     report.parent.mkdir(parents=True, exist_ok=True)
-    job = partial(check_file, root, min_frames=min_frames)
+    job = partial(check_file, root.absolute(), min_frames=min_frames)  # Ray works in other folders
     with open(report, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FileReport._fields)

@@ -12,8 +12,9 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -24,13 +25,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
 from lightning_har.data.datamodule import ActionDataModule
-from lightning_har.data.dataset import ActionDataset, Collate
+from lightning_har.data.dataset import ActionDataset, ActionLoader, Collate
 from lightning_har.data.manifest import Manifest, Record, read_rows, split_by_group
-from lightning_har.data.parallel import progress
+from lightning_har.data.parallel import Died, Engine, map_unordered, progress
 from lightning_har.data.sampling import plan
 from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.spec import InputSpec, Sampling
-from lightning_har.types import ClassNames, Failure, Video
+from lightning_har.types import Batch, ClassNames, Failure, Video
 
 Dtype: TypeAlias = Literal["float32", "float16", "uint8"]
 SETTINGS = "extract.json"
@@ -80,6 +81,7 @@ def extract_features(
     dtype: Dtype = "float32",
     device: str | torch.device = "cpu",
     settings: Mapping[str, Any] | None = None,
+    engine: Engine = "processes",
 ) -> Extraction:
     """Compute and store the features of every clip, in the frames that evaluation takes.
 
@@ -94,17 +96,24 @@ def extract_features(
         device: Where the extractor works.
         settings: Whatever else decides the features, such as the model's name. Kept in ``extract.json``; an
             interrupted extraction is continued only under the same.
+        engine: "processes": the extractor works here, and ``num_workers`` processes decode for it. "ray": both are
+            done on a Ray cluster, ``num_workers`` batches at a time (None: as many as it has cores, or GPUs where
+            the device is one); the extractor must pickle (``map_unordered``), and follow a clip to its device.
 
     Returns:
         The manifest's path, counts and failures.
 
     Raises:
-        ConfigError: No spec, several views per clip, a wrong dtype, or ``out`` was written with other settings.
+        ConfigError: No spec, several views per clip, a wrong dtype or engine, ``out`` was written with other
+            settings, or Ray is not installed.
         DataError: The extractor's output is not (B, T, D), or not finite.
         DecodeError: A video cannot be read and ``data.on_error`` is "raise".
     """
     if dtype not in ("float32", "float16", "uint8"):
         raise ConfigError(f"dtype is {dtype!r}; it must be float32, float16 or uint8")
+    if engine not in ("processes", "ray"):
+        raise ConfigError(f"engine is {engine!r}; it must be 'processes' or 'ray'")
+    batches = _batches_on_ray if engine == "ray" else _batches_here
     out = Path(out)
     sampling = _one_view(data)
     todo = {split: [r for r in m if not feature_file(out, r.id).exists()] for split, m in data.manifests.items()}
@@ -119,13 +128,11 @@ def extract_features(
         for split, records in todo.items():
             if not records:
                 continue
-            for batch in _loader(data, split, records):
-                failures += batch["failures"]
-                if batch["id"]:
-                    features = _extract(extractor, batch["video"], device, batch["path"])
-                    for name, values in zip(batch["id"], features, strict=True):
-                        _store(feature_file(out, name), name, values, dtype, scales)
-                advance(len(batch["id"]) + len(batch["failures"]))
+            for done in batches(extractor, data, split, records, device):
+                failures += done.failures
+                for name, values in done.features:
+                    _store(feature_file(out, name), name, values, dtype, scales)
+                advance(len(done.features) + len(done.failures))
     failed = {f.id for f in failures}
     _write_manifest(out, data.manifests, failed, read_scales(out) if dtype == "uint8" else None)
     return Extraction(out / MANIFEST, pending - len(failed), total - pending, failures)
@@ -395,21 +402,87 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
     _write_text(path, json.dumps(now, indent=1))
 
 
-def _loader(data: ActionDataModule, split: str, records: list[Record]) -> DataLoader[Any]:
+class _Done(NamedTuple):
+    """What became of a batch."""
+
+    features: list[tuple[str, NDArray[np.float32]]]
+    """By clip id."""
+    failures: list[Failure]
+
+
+def _batches_here(
+    extractor: Callable[[Video], Tensor],
+    data: ActionDataModule,
+    split: str,
+    records: list[Record],
+    device: str | torch.device,
+) -> Iterator[_Done]:
+    dataset = _dataset(data, split, records)
+    loader = ActionLoader(
+        dataset,
+        batch_size=data.batch_size,
+        sampler=SequentialSampler(dataset),
+        num_workers=data._workers(len(records)),
+        collate_fn=Collate(dataset.specs, dataset.samplings, None),
+    )
+    for batch in loader:
+        yield _work(extractor, batch, device)
+
+
+def _batches_on_ray(
+    extractor: Callable[[Video], Tensor],
+    data: ActionDataModule,
+    split: str,
+    records: list[Record],
+    device: str | torch.device,
+) -> Iterator[_Done]:
+    dataset = _dataset(data, split, records)
+    dataset.manifest = dataset.manifest.with_records(())  # the records travel with the batches
+    dataset.threads = 1
+    job = partial(_work_on, extractor, dataset, device)
+    size = data.batch_size
+    todo = [tuple(records[i : i + size]) for i in range(0, len(records), size)]
+    gpus = int(torch.device(device).type == "cuda")
+    while todo:
+        lost: list[tuple[Record, ...]] = []
+        for part, done in map_unordered(job, todo, workers=data.num_workers, engine="ray", gpus=gpus):
+            if not isinstance(done, Died):
+                yield done
+            elif len(part) > 1:
+                lost += [(record,) for record in part]  # one of them did it: each again, alone
+            elif data.on_error == "raise":
+                raise DecodeError(f"{part[0].path}: {done}")
+            else:
+                yield _Done([], [Failure(part[0].id, part[0].path, str(done))])
+        todo = lost
+
+
+def _work_on(
+    extractor: Callable[[Video], Tensor],
+    dataset: ActionDataset,
+    device: str | torch.device,
+    records: Sequence[Record],
+) -> _Done:
+    """A batch from files to features, in whatever process."""
+    dataset.manifest = dataset.manifest.with_records(records)
+    collate = Collate(dataset.specs, dataset.samplings, None)
+    return _work(extractor, collate([dataset[i] for i in range(len(records))]), device)
+
+
+def _work(extractor: Callable[[Video], Tensor], batch: Batch, device: str | torch.device) -> _Done:
+    features: Iterable[NDArray[np.float32]] = ()
+    if batch["id"]:
+        features = _extract(extractor, batch["video"], device, batch["path"])
+    return _Done(list(zip(batch["id"], features, strict=True)), batch["failures"])
+
+
+def _dataset(data: ActionDataModule, split: str, records: list[Record]) -> ActionDataset:
     probe = copy.copy(data)
     probe.train_sampling = probe.eval_sampling
     probe._datasets = {}
-    probe._manifests = {split: data.manifests[split].with_records(records)}
-    dataset = probe.dataset(split)
-    assert isinstance(probe.spec, InputSpec)
-    workers = probe._workers(len(records))
-    return DataLoader(
-        dataset,
-        batch_size=probe.batch_size,
-        sampler=SequentialSampler(dataset),
-        num_workers=workers,
-        collate_fn=Collate(dataset.specs, dataset.samplings, None),
-    )
+    whole = data.manifests[split]
+    probe._manifests = {split: replace(whole, records=tuple(records), root=whole.root.absolute())}
+    return probe.dataset(split)
 
 
 def _extract(

@@ -275,12 +275,13 @@ def cache_flow(
     records = list({r.path: r for r in manifest}.values())
     todo = [r for r in records if not flow_file(flow_root, r).exists()]
     work = [(str(manifest.file(r).absolute()), str(flow_file(flow_root, r).absolute())) for r in todo]
+    gpus = int(method == "raft" and device.startswith("cuda"))
     paths = {video: r.path for (video, _), r in zip(work, todo, strict=True)}
     failures = {}
     job = partial(_cache_one, method=method, bound=bound, side=side, device=device)
     with progress(f"flow ({method})", len(records)) as advance:
         advance(len(records) - len(todo))
-        for (video, _), problem in map_unordered(job, work, workers=workers, engine=engine):
+        for (video, _), problem in map_unordered(job, work, workers=workers, engine=engine, gpus=gpus):
             if problem is not None:
                 failures[paths[video]] = str(problem)
             advance(1)

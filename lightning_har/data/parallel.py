@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection, wait
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
 
 from lightning_har.errors import ConfigError
 
@@ -56,16 +59,20 @@ def map_unordered(
     workers: int | None = None,
     engine: Engine = "processes",
     time_limit: float | None = None,
+    gpus: int = 0,
 ) -> Iterator[tuple[Item, Result | Died]]:
     """Apply a function to items in other processes; results come as they are ready.
 
     Args:
-        function: Must pickle: a function of a module, or a partial of one.
+        function: Must pickle: a function of a module, or a partial of one; for Ray, of a module that is installed on
+            its machines.
         items: Must pickle too.
-        workers: Processes; None takes one per core, 0 works in this process.
-        engine: "ray" sends the items to a Ray cluster, the local one where none is connected.
+        workers: Processes; None takes one per core, 0 works in this process (Ray: as None).
+        engine: "ray" sends the items to a Ray cluster: the connected one, that of ``RAY_ADDRESS``, or one of this
+            machine alone. Files must lie at the same place on all its machines.
         time_limit: Seconds for an item, after which its process is killed; None waits. Needs other processes:
-            nothing stops a decoder that hangs in this one. Ray counts from when the item was sent.
+            nothing stops a decoder that hangs in this one.
+        gpus: For each process, on Ray; elsewhere all see all.
 
     Yields:
         (item, result); the result is ``Died`` where the process that worked on the item crashed or was killed.
@@ -75,7 +82,7 @@ def map_unordered(
         Exception: Whatever the function raises.
     """
     if engine == "ray":
-        yield from _map_ray(function, items, time_limit)
+        yield from _map_ray(function, items, workers, time_limit, gpus)
     elif engine != "processes":
         raise ConfigError(f"engine is {engine!r}; it must be 'processes' or 'ray'")
     elif workers == 0:
@@ -211,43 +218,87 @@ def _kill(pipe: Connection, worker: _Worker) -> None:
     worker.process.join()
 
 
+class _Sealed:
+    """A pickled function, opened in the process that will call it: the one between need not import what it needs."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Any], tuple[bytes]]:
+        return _open, (self.content,)
+
+    def __call__(self, item: Any) -> Any:
+        return _open(self.content)(item)
+
+
+def _open(content: bytes) -> Callable[[Any], Any]:
+    try:
+        function: Callable[[Any], Any] = pickle.loads(content)
+    except (ImportError, AttributeError) as error:
+        return partial(_refuse, f"Ray's machines lack what they are to run; install it there too: {error}")
+    return function
+
+
+def _refuse(why: str, item: object) -> NoReturn:
+    raise ConfigError(why)
+
+
 def _map_ray(
-    function: Callable[[Item], Result], items: Iterable[Item], time_limit: float | None
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int | None,
+    time_limit: float | None,
+    gpus: int,
 ) -> Iterator[tuple[Item, Result | Died]]:
+    """Ray hands shares of the items to its machines; there the pool above works on each, with one process."""
     try:
         import ray
+        import ray.data
     except ImportError as error:
         raise ConfigError("engine='ray' needs Ray: pip install lightning-har[ray]") from error
     if not ray.is_initialized():
-        ray.init(logging_level="ERROR", include_dashboard=False)
-    remote: Any = ray.remote(max_retries=0)(function)
-    flying: dict[Any, tuple[Item, float]] = {}
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    given = list(items)
+    if not given:
+        return
+
+    # Pickled, so that Ray's tables hold bytes only, whatever the items and the results are.
+    job = pickle.dumps(function)
+
+    def work(row: dict[str, bytes]) -> Iterator[dict[str, Any]]:
+        places, share = pickle.loads(row["share"])
+        try:
+            found = map_unordered(_Sealed(job), share, workers=1, time_limit=time_limit)
+            for place, (_, result) in zip(places, found, strict=True):
+                yield {"place": place, "answer": pickle.dumps(result)}
+        except Exception as error:
+            yield {"place": -1, "answer": pickle.dumps(error)}
+
+    # A share is small enough to even out the machines, and large enough to be worth starting a process for.
     cores = max(int(ray.cluster_resources().get("CPU", 1)), 1)
-    limit = 4 * cores if time_limit is None else cores  # what waits for a core must not use up its time
-    waiting = iter(items)
-    more = True
-    while more or flying:
-        while more and len(flying) < limit:
-            try:
-                item = next(waiting)
-            except StopIteration:
-                more = False
-                break
-            deadline = time.monotonic() + (math.inf if time_limit is None else time_limit)
-            flying[remote.remote(item)] = item, deadline
-        if not flying:
-            break
-        next_deadline = min(deadline for _, deadline in flying.values())
-        timeout = None if next_deadline == math.inf else max(next_deadline - time.monotonic(), 0)
-        done, _ = ray.wait(list(flying), num_returns=1, timeout=timeout)
-        for task in done:
-            item, _ = flying.pop(task)
-            try:
-                yield item, ray.get(task)
-            except ray.exceptions.WorkerCrashedError as error:
-                yield item, Died(f"the Ray worker that worked on it died: {error}")
-        for task, (item, deadline) in list(flying.items()):
-            if deadline <= time.monotonic():
-                ray.cancel(task, force=True)
-                del flying[task]
-                yield item, Died(f"{TOO_LONG} {time_limit:g} s")
+    size = min(-(-len(given) // (2 * cores)), 64)
+    shares = [range(i, min(i + size, len(given))) for i in range(0, len(given), size)]
+    rows = [{"share": pickle.dumps((share, [given[i] for i in share]))} for share in shares]
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).flat_map(
+        work,
+        compute=ray.data.TaskPoolStrategy(size=workers or None),
+        num_cpus=None if gpus else 1,
+        num_gpus=gpus or None,
+    )
+    dataset.context.enable_progress_bars = False
+    dataset.context.target_max_block_size = 1  # each result is sent as soon as it is there
+    done: set[int] = set()
+    try:
+        with closing(iter(dataset.iter_rows())) as answers:  # closed, it stops what Ray is at
+            for row in answers:
+                place, answer = row["place"], pickle.loads(row["answer"])
+                if place < 0:
+                    raise answer
+                if place not in done:  # a machine that was lost is replaced by another, which begins anew
+                    done.add(place)
+                    yield given[place], answer
+    except ray.exceptions.RayError as error:
+        why = str(error).strip().splitlines()[-1]
+        raise ConfigError(f"Ray failed; its machines need lightning-har installed as here. {why}") from error

@@ -59,7 +59,7 @@ def gather(manifests: Mapping[str, Manifest], *, workers: int | None = None, eng
         workers: Processes; None takes one per core.
         engine: "processes" or "ray".
     """
-    files = {str(m.file(r)): r.path for m in manifests.values() for r in m}
+    files = {str(m.file(r).absolute()): r.path for m in manifests.values() for r in m}
     found: dict[str, ClipInfo | None] = {}
     with progress("looking into files", len(files)) as advance:
         for file, info in map_unordered(_look, files, workers=workers, engine=engine):
@@ -68,7 +68,7 @@ def gather(manifests: Mapping[str, Manifest], *, workers: int | None = None, eng
     infos = []
     for manifest in manifests.values():
         for r in manifest:
-            whole = found[str(manifest.file(r))]
+            whole = found[str(manifest.file(r).absolute())]
             if whole is not None:
                 stop = whole.frames if r.stop is None else min(r.stop, whole.frames)
                 frames = max(stop - (r.start or 0), 0)
