@@ -358,9 +358,9 @@ def test_golden_check_catches_a_fault_in_writing(ckpt, tmp_path, monkeypatch):
     path, card = ckpt
     write = building.save
 
-    def faulty(module, folder, card):
+    def faulty(module, folder, card, **how):
         module.net.head.fc.bias.data[0] += 1
-        write(module, folder, card)
+        write(module, folder, card, **how)
 
     monkeypatch.setattr(building, "save", faulty)
     with pytest.raises(WeightsError, match="reads back as another network"):
