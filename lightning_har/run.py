@@ -130,6 +130,7 @@ def run(
                 recipe=f"{name}/{variant}" if variant else name,
                 monitor=monitor,
                 extra_metrics=None if args.replaced else extra_metrics,  # theirs are the names of the recipe's data
+                whole=place.parent if variant else place,
             )
             for variant, args, place, checkpoint in planned
         }
@@ -146,6 +147,7 @@ def _run_one(
     recipe: str,
     monitor: str,
     extra_metrics: ExtraMetrics | None,
+    whole: Path,
 ) -> Report:
     pl.seed_everything(args.seed, workers=True, verbose=False)
     datamodule = args.data_class(**args.data)
@@ -168,7 +170,7 @@ def _run_one(
     trainer = _build_trainer(args, folder, callbacks)
     device = trainer.strategy.root_device
 
-    with PeakMemory(device) as train_memory, _resumable(trainer, folder):
+    with PeakMemory(device) as train_memory, _resumable(trainer, folder, whole):
         trainer.fit(module, datamodule=datamodule, ckpt_path=resume_from and str(resume_from))
     scores: dict[str, Any] = {}
     if best.best_model_path:
@@ -179,7 +181,7 @@ def _run_one(
         trainer.save_checkpoint(folder / BEST, weights_only=True)
     with PeakMemory(device) as test_memory:
         if "test" in datamodule.manifests:
-            with _resumable(trainer, folder):
+            with _resumable(trainer, folder, whole):
                 trainer.test(module, datamodule=datamodule, verbose=False)
     if outputs.ids:
         measured = {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -369,14 +371,14 @@ def _listed(callbacks: Any) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _resumable(trainer: Any, folder: Path) -> Iterator[None]:
-    """Ctrl-C says how to go on."""
+def _resumable(trainer: Any, folder: Path, whole: Path) -> Iterator[None]:
+    """Ctrl-C says how to go on: with the whole run, the variants that wait included."""
     try:
         with interruptible(trainer):
             yield
     except KeyboardInterrupt:
         if (folder / LAST).is_file():
-            raise KeyboardInterrupt(f"\nstopped; go on with: --resume {folder}") from None
+            raise KeyboardInterrupt(f"\nstopped; go on with: --resume {whole}") from None
         raise KeyboardInterrupt("\nstopped before the first step; nothing to resume") from None
 
 

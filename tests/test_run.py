@@ -74,6 +74,10 @@ def test_a_run_writes_what_it_promises(call: Any, tmp_path: Path) -> None:
     assert report["protocol"]["coverage"] is None, "a folder has no list that it could be a part of"
     assert (report["recipe"], report["seed"], report["files"]) == ("tiny", 3, {"scored": 12, "skipped": 0})
     assert report["runs"] == [{key: value for key, value in report.items() if key != "runs"}]
+    assert set(report["cost"]) == {
+        "parameters", "trainable_parameters", "macs", "checkpoint_bytes", "checkpoint_sha256"}  # fmt: skip
+    assert set(report["memory"]) == {"train_peak_bytes", "test_peak_bytes"}
+    assert set(report["latency"]) == set(report["reading"]) == {"p50_ms", "p95_ms", "clips_per_s"}
     assert report["cost"]["checkpoint_bytes"] == (folder / "best.ckpt").stat().st_size
     assert report["cost"]["parameters"] == report["cost"]["trainable_parameters"] + frozen_parameters(folder)
     assert report["memory"]["train_peak_bytes"] > 10 * 2**20
@@ -83,7 +87,9 @@ def test_a_run_writes_what_it_promises(call: Any, tmp_path: Path) -> None:
     video = report["metrics"]["test"]["action"]["video"]
     assert video["top1"] == pytest.approx(right / 12)
     assert video["wave_top1"] in (0.0, 1.0)
-    assert set(report["metrics"]["test"]["action"]["clip"]) >= {"top1", "top5", "precision_macro", "f1_macro"}
+    scored = {"top1", "top5", "precision_macro", "recall_macro", "f1_macro", "num_predicted_classes"}
+    assert set(report["metrics"]["test"]["action"]["clip"]) >= scored
+    assert set(video) >= scored | {"loss"}
     epochs = rows(folder / "metrics.csv")
     assert [row["epoch"] for row in epochs] == ["0", "1"]
     best = torch.load(folder / "best.ckpt", weights_only=True)["epoch"]
@@ -165,6 +171,19 @@ def test_an_interrupted_run_goes_on(call: Any, tmp_path: Path) -> None:
     assert all(float(row["seconds"]) < elapsed for row in found)
     assert {float(row["lr"]) for row in found} == {0.002}  # the stopped run's arguments, not the recipe's
     assert (folder / "report.json").exists()
+
+
+def test_resuming_goes_on_with_the_variants_that_wait(call: Any, tmp_path: Path) -> None:
+    variants = {"avg": {"module.temporal": "avg"}, "gru": {"module.temporal": "gru"}}
+    trainer = {"max_epochs": 1, "num_sanity_val_steps": 0, "callbacks": [Interrupt(2)]}
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        call(trainer=trainer, variants=variants)
+    place = str(stopped.value).rpartition("--resume ")[2]
+    reports = call("--resume", place, out="", variants=variants, trainer={"max_epochs": 1})
+    assert list(reports) == ["avg", "gru"]
+    for name in variants:
+        assert {path.name for path in (tmp_path / "run" / name).iterdir()} == WRITTEN
+        assert rows(tmp_path / "run" / name / "metrics.csv")[-1]["step"] == "4"
 
 
 class InterruptTest(Callback):  # type: ignore[misc]
