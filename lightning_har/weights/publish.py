@@ -10,6 +10,7 @@ from pathlib import Path
 from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.weights.card import LIBRARY, Card, read_card, render
+from lightning_har.weights.fetch import hub_problem
 from lightning_har.weights.hub import (
     CONFIG,
     FILES,
@@ -93,6 +94,8 @@ def to_hub(
         WeightsError: The folder must not be published, or the hub refuses it.
     """
     card = check_publishable(folder, token)
+    if problem := hub_problem():
+        raise WeightsError(f"{repo_id} cannot be published: {problem}. A folder is a zoo too: --zoo PATH")
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(endpoint=endpoint(), token=token, library_name=LIBRARY, library_version=__version__)
@@ -112,7 +115,11 @@ def to_hub(
             commit_message=commit_message or f"Upload {card.name} with {LIBRARY} {__version__}",
         )
     except Exception as error:  # the client's own errors differ by version and transport
-        raise WeightsError(f"{repo_id} cannot be published: {describe(error, token)}") from error
+        refused = getattr(getattr(error, "response", None), "status_code", None) in (401, 403)
+        hint = ". Log in (hf auth login) as somebody who may write there, or take a namespace of yours: --zoo NAME"
+        raise WeightsError(
+            f"{repo_id} cannot be published: {describe(error, token)}{hint if refused else ''}"
+        ) from error
     return str(commit.oid)
 
 

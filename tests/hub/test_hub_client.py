@@ -48,10 +48,17 @@ def test_a_private_repository_does_not_exist_for_others(hub, checkpoint):
 
 
 def test_push_without_a_right_token_is_refused_and_does_not_tell_it(hub, caplog):
-    with caplog.at_level("DEBUG"), pytest.raises(WeightsError, match="cannot be published") as refused:
+    told = r"me/x cannot be published: .*Log in \(hf auth login\).* or take a namespace of yours: --zoo NAME"
+    with caplog.at_level("DEBUG"), pytest.raises(WeightsError, match=told) as refused:
         tiny().push_to_hub("me/x", token="hf_wrongwrongwrong")
     assert "hf_wrong" not in str(refused.value) + repr(refused.value.__cause__) + caplog.text
     assert "me/x" not in hub.repos
+
+
+def test_publishing_without_a_network_is_refused_at_once(hub, monkeypatch):
+    hub.close()
+    with pytest.raises(WeightsError, match=r"me/x cannot be published: 127\.0\.0\.1 cannot be reached.*--zoo PATH"):
+        tiny().push_to_hub("me/x", token=hub.token)
 
 
 def test_pinned_revision(hub, checkpoint, uploaded):
