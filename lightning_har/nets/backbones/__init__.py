@@ -209,7 +209,9 @@ def _load(net: Any, state: dict[str, Tensor], in_channels: int, what: str) -> No
 def spread_first_layer(weight: Tensor, in_channels: int) -> Tensor:
     """RGB weights for another modality: averaged over RGB, repeated over the new channels.
 
-    TSN (Wang et al. 2016), section 3.2. The sum over input channels is kept, so that activations keep their scale.
+    TSN (Wang et al. 2016), section 3.2, which repeats the mean as it is. Here it is also divided by C / 3, so that
+    activations keep their scale for a network without batch norm, or with a frozen one; in training batch norm takes
+    that factor out again.
 
     Args:
         weight: (O, 3, k, k).
