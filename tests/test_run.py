@@ -231,11 +231,25 @@ def test_nan_stops_the_run_and_names_the_files(call: Any, tmp_path: Path) -> Non
     assert not (tmp_path / "run" / "report.json").exists()
 
 
-def test_weights_fail_before_data_is_touched(tmp_path: Path) -> None:
-    module = partial(CNNRNNModule, **(SMALL | {"pretrained": str(tmp_path / "none.safetensors")}))
+@pytest.mark.parametrize("where", ["disk", "hub"])
+def test_weights_fail_before_data_is_touched(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    weights = {"backbone": "mobilenetv2_050", "pretrained": where == "hub" or str(tmp_path / "none.safetensors")}
+    module = partial(CNNRNNModule, **(SMALL | weights))
     data = partial(SyntheticActionsDataModule, root=str(tmp_path / "data"))
-    with pytest.raises(WeightsError, match=r"none\.safetensors"):
+    with pytest.raises(WeightsError) as error:
         run(module, data, name="tiny", argv=["--out", str(tmp_path / "run")])
+    told = str(error.value)
+    which, source = (
+        ("'mobilenetv2_050'", "timm/mobilenetv2_050") if where == "hub" else ("none.safetensors", str(tmp_path))
+    )
+    for part in (which, source, "pretrained=", "False", "file"):
+        assert part in told
     assert not (tmp_path / "data").exists()
 
 
