@@ -144,8 +144,9 @@ def test_every_parameter_is_trained(build):
     assert not without, f"no gradient for {without}"
 
 
-def test_a_frozen_backbone_keeps_its_statistics_and_has_no_graph():
-    module = cnn_rnn()
+@pytest.mark.parametrize("build", [tsn, cnn_rnn])
+def test_a_frozen_backbone_keeps_its_statistics_and_has_no_graph(build):
+    module = build(freeze_backbone=True)
     before = {k: v.clone() for k, v in module.net.backbone.state_dict().items()}
     graph = []
     module.net.backbone.register_forward_hook(lambda *args: graph.append(args[2].requires_grad))
