@@ -87,6 +87,8 @@ def read_counts(run: str | Path, head: str | None = None) -> tuple[Tensor, list[
     if not path.is_file():
         inner = sorted(str(p.parent) for p in Path(run).glob("*/predictions.csv"))
         hint = f"; there is {' and '.join(inner)}" if inner else ""
+        if (Path(run) / "last.ckpt").is_file():
+            hint = f"; it was stopped before its test: go on with --resume {run}"
         raise DataError(f"{run} is no run's folder with a predictions.csv{hint}")
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("label") and row.get("predicted")]

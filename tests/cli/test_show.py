@@ -58,3 +58,9 @@ def test_wrong_arguments(
     shown = capsys.readouterr().err
     assert message in shown
     assert len(shown.splitlines()) <= 3
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "last.ckpt").touch()
+    assert main(["show", "bars", str(tmp_path)]) == 2
+    assert f"go on with --resume {tmp_path}" in capsys.readouterr().err
