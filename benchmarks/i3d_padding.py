@@ -4,10 +4,10 @@ The models run in turns, in one process, on the same weights and clip. What coun
 median over turns): absolute times vary from machine to machine, and on a busy one from turn to turn. The load of the
 machine is written beside them; above the thread count, the other processes on it are being measured too.
 
-A third row pads explicitly but rectifies in place, as the library does: it tells how much of the difference is padding
-alone.
+Two more rows pad explicitly but rectify in place, as the library does, and the last of them also takes the clip in the
+library's layout, channels last: beside it stands what padding alone is worth.
 
-    python benchmarks/i3d_padding.py [--frames 64] [--size 224] [--repeats 7] [--threads 2]
+    python benchmarks/i3d_padding.py [--frames 64] [--size 224] [--repeats 7] [--threads 2] [--smoke]
 """
 
 from __future__ import annotations
@@ -41,8 +41,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--smoke", action="store_true", help="the least clip, once: tests the script")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
+    if args.smoke:
+        args.frames, args.size, args.repeats = 9, 193, 1
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
@@ -51,16 +54,19 @@ def main() -> None:
         "lightning_har I3D": ours,
         "explicit F.pad": ExplicitPadI3D().eval(),
         "explicit F.pad, ReLU in place": ExplicitPadI3D(inplace=True).eval(),
+        "explicit F.pad, ReLU in place, channels last": ExplicitPadI3D(inplace=True).eval(),
     }
     for model in models.values():
         model.load_state_dict(ours.state_dict())
     clip = torch.rand(1, 3, args.frames, args.size, args.size) * 2 - 1
-    outputs = {name: model(clip) for name, model in models.items()}  # warms up, too
+    clips = dict.fromkeys(models, clip)
+    clips["explicit F.pad, ReLU in place, channels last"] = clip.contiguous(memory_format=torch.channels_last_3d)
+    outputs = {name: model(clips[name]) for name, model in models.items()}  # warms up, too
     times: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(args.repeats):
         names = list(models)
-        for name in names[turn % 3 :] + names[: turn % 3]:
-            times[name].append(seconds(models[name], clip))
+        for name in names[turn % 4 :] + names[: turn % 4]:
+            times[name].append(seconds(models[name], clips[name]))
 
     ours_s = times["lightning_har I3D"]
     rows = []
@@ -82,7 +88,7 @@ def main() -> None:
                 **hardware(),
             }
         )
-        print(f"{name:32s} {rows[-1]['median_s']:8.3f} s   ours / this = {rows[-1]['ours_over_this']:.3f}")
+        print(f"{name:44s} {rows[-1]['median_s']:8.3f} s   ours / this = {rows[-1]['ours_over_this']:.3f}")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
