@@ -80,8 +80,8 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Take the rounding off, and leave the weights as it had them."""
-        for name in self._layers:
-            weight = pl_module.net.get_submodule(name).weight
+        for rounding in self._layers.values():
+            weight = rounding.layer.weight
             weight.data.copy_(_round_weight(weight.data))
         self._end()
 
@@ -90,27 +90,17 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         self._end()
 
     def state_dict(self) -> dict[str, Any]:
-        """The ranges so far, and the teacher's weights, for resuming."""
-        ranges = {name: layer.range for name, layer in self._layers.items() if layer.range is not None}
+        """For resuming: the ranges so far, the weights before rounding, and the teacher's."""
+        ranges = {name: rounding.range for name, rounding in self._layers.items() if rounding.range is not None}
+        unrounded = {name: rounding.layer.weight.detach() for name, rounding in self._layers.items()}
         teacher = None if self._teacher is None else self._teacher.state_dict()
-        return {"ranges": ranges or self._ranges, "teacher": teacher}
+        return {"ranges": ranges or self._ranges, "unrounded": unrounded, "teacher": teacher}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self._ranges = {name: (low, high) for name, (low, high) in state_dict["ranges"].items()}
         self._teacher_state = state_dict["teacher"]
         self._unrounded = state_dict.get("unrounded", {})
-
-    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Put the weights that were validated into the checkpoint, and those that train on beside them."""
-        weights = checkpoint["state_dict"]
-        unrounded = {}
-        for name in self._layers:
-            key = f"net.{name}.weight"
-            if key in weights:
-                unrounded[name], weights[key] = weights[key], _round_weight(weights[key])
-        if unrounded:
-            checkpoint["callbacks"][self.state_key]["unrounded"] = unrounded
 
     def _begin(self, module: ActionRecognizer) -> None:
         if self.distill:
@@ -129,7 +119,7 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
             self._had_loss = module
         for name, layer in module.net.named_modules():
             if isinstance(layer, LAYERS):
-                rounding = _Rounding(self._ranges.get(name), module)
+                rounding = _Rounding(layer, self._ranges.get(name), module)
                 self._layers[name] = rounding
                 if name in self._unrounded:
                     layer.weight.data.copy_(self._unrounded[name])
@@ -138,11 +128,20 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         self._unrounded = {}
         if not self._layers:
             raise ConfigError("this network has neither convolutions nor linear layers to quantize")
+        names = list(self._layers)
+
+        def give_rounded(module: nn.Module, weights: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+            """Checkpoints get the weights that are validated; those that train on are in this callback's own state."""
+            for key in (f"{prefix}net.{name}.weight" for name in names):
+                if key in weights:
+                    weights[key] = _round_weight(weights[key])
+
+        self._handles.append(module.register_state_dict_post_hook(give_rounded))
 
     def _end(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._ranges = {name: layer.range for name, layer in self._layers.items() if layer.range is not None}
+        self._ranges = {name: rounding.range for name, rounding in self._layers.items() if rounding.range is not None}
         self._handles, self._layers, self._teacher, self._term = [], {}, None, None
         if self._had_loss is not None:
             del self._had_loss.loss  # the class's own shows again
@@ -174,7 +173,8 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
 class _Rounding:
     """The hooks of one layer. Its parameters are swapped during the forward pass only."""
 
-    def __init__(self, known: tuple[float, float] | None, module: nn.Module) -> None:
+    def __init__(self, layer: Any, known: tuple[float, float] | None, module: nn.Module) -> None:
+        self.layer = layer
         self.range = known
         self._module = module
         self._kept: nn.Parameter | None = None
