@@ -1,0 +1,91 @@
+"""ExecuTorch: the file is written, then run by ExecuTorch's own runtime and compared with PyTorch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from edge_models import clips, cnn_rnn, tsn
+
+from lightning_har.edge.bundle import bundle
+from lightning_har.edge.export import export
+from lightning_har.edge.runtime import Recognizer, load_bundle, open_graph
+
+pytest.importorskip("executorch", reason="needs executorch: pip install lightning-har[executorch]")
+pytest.importorskip("torchao", reason="needs torchao: pip install lightning-har[executorch]")
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"),
+    [(cnn_rnn, "frames"), (cnn_rnn, "stream"), (tsn, "clip")],
+    ids=["frames", "stream", "clip"],
+)
+def test_float_logits_are_pytorchs(tmp_path, build, kind):
+    module = build()
+    report = export(module, tmp_path, format="executorch", kind=kind)
+    assert all(path.suffix == ".pte" for path in report.files.values())
+    assert report.max_error < 1e-4
+    if kind == "clip":  # once more by hand, not by what export compares with
+        video = clips(1, seed=7)["video"]
+        (given,) = open_graph(report.files["model"])([video.numpy()])
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(given), module(video), atol=1e-4, rtol=0)
+
+
+def test_int8_is_small_and_agrees(tmp_path):
+    module = tsn()
+    floating = export(module, tmp_path / "float", format="executorch")
+    calibration = [clips(4, seed=s) for s in range(2)]
+    report = export(module, tmp_path / "int8", format="executorch", int8=True, calibration=calibration)
+    assert report.size_bytes < floating.size_bytes / 3.5
+    assert report.agreement >= 0.75
+    video = clips(2, seed=7)["video"]
+    run = open_graph(report.files["model"])
+    with torch.no_grad():
+        expected = module(video)
+    given = torch.cat([torch.from_numpy(run([x.numpy()])[0]) for x in video.split(1)])
+    assert (given - expected).square().mean() < 0.05 * (expected - expected.mean(0)).square().mean()
+    assert not torch.equal(given, expected)
+
+
+def test_a_gru_in_int8(tmp_path):
+    module = cnn_rnn()
+    report = export(
+        module,
+        tmp_path,
+        format="executorch",
+        int8=True,
+        calibration=[clips(2, seed=s) for s in range(2)],
+        kind="frames",
+    )
+    assert report.max_error < 0.3
+    assert report.files["head"].stat().st_size < 300_000  # (512 + 16) × 48 products in a byte each, and overhead
+
+
+def test_a_bundle_of_ptes_runs(tmp_path):
+    module = cnn_rnn()
+    bundle(module, tmp_path / "b", format="executorch")
+    assert "executorch" in (tmp_path / "b" / "requirements.txt").read_text()
+    video = clips(1)["video"]
+    logits = Recognizer.from_bundle(load_bundle(tmp_path / "b")).clip(video[0].permute(1, 2, 3, 0).numpy())
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(logits["logits"]), module(video)[0], atol=1e-4, rtol=0)
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    import pytorch_lightning as pl
+    from edge_models import write_video
+
+    from lightning_har.cli.main import main
+
+    trainer = pl.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", max_epochs=0)
+    trainer.strategy.connect(cnn_rnn("avg"))
+    trainer.save_checkpoint(tmp_path / "m.ckpt")
+    batch = clips(8, frames=8)
+    for i, video in enumerate(batch["video"]):
+        (tmp_path / "data" / "abcd"[i % 4]).mkdir(parents=True, exist_ok=True)
+        write_video(tmp_path / "data" / "abcd"[i % 4] / f"{i}.mp4", video.permute(1, 2, 3, 0).numpy())
+    arguments = ["export", "--model", str(tmp_path / "m.ckpt"), "--out", str(tmp_path / "x"), "--format", "executorch"]
+    assert main([*arguments, "--int8", "--calibration", str(tmp_path / "data")]) == 0
+    assert "executorch int8" in capsys.readouterr().out
+    assert (tmp_path / "x" / "model.pte").is_file()
