@@ -17,6 +17,7 @@ from lightning_har.bench.memory import PeakMemory
 from lightning_har.bench.predictions import Predictions, write_classification_report, write_predictions
 from lightning_har.bench.report import SCHEMA_VERSION, Protocol, Report, commit, hardware, versions, write_report
 from lightning_har.callbacks import CollectOutputs, RunProgress
+from lightning_har.data.manifest import same_classes
 from lightning_har.data.named import data_factory
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
@@ -156,6 +157,9 @@ def score_checkpoint(
         keywords |= {"split": int(fold)} if official and fold.isdigit() else {"fold": fold}
     datamodule = factory(**keywords)
     module, path = _load(checkpoint)
+    if module.class_names is not None and same_classes(module.class_names, datamodule.class_names):
+        # A CSV's classes are in alphabetical order, a data set's in its own.
+        datamodule.order_classes(module.class_names)
     check_classes(module, datamodule.class_names, str(checkpoint))
     if "test" not in datamodule.manifests:
         raise ConfigError(f"{data} has no test clips")

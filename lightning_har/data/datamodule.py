@@ -125,6 +125,17 @@ class ActionDataModule(LightningDataModule):
         """Names in label order, or such by head; None where the data has no labels."""
         return next((m.class_names for m in self.manifests.values() if m.class_names is not None), None)
 
+    def order_classes(self, names: ClassNames) -> None:
+        """Count the classes in the order of ``names``, such as that of the model that is to be scored.
+
+        Raises:
+            DataError: These are not the same classes.
+        """
+        self._manifests = {
+            split: manifest if manifest.class_names is None else manifest.with_class_order(names)
+            for split, manifest in self.manifests.items()
+        }
+
     @property
     def num_classes(self) -> NumClasses | None:
         """Classes, or such by head; None where the data has no labels."""

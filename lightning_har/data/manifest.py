@@ -57,6 +57,15 @@ class Record:
     fps: float | None = None
 
 
+def same_classes(a: ClassNames | None, b: ClassNames | None) -> bool:
+    """Whether two sets of classes have the same names, in whatever order, by head where there are heads."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same_classes(a[head], b[head]) for head in a)
+    if a is None or b is None or isinstance(a, dict) or isinstance(b, dict):
+        return False
+    return sorted(a) == sorted(b)
+
+
 @dataclass(frozen=True)
 class Manifest:
     """Records, the names of their classes, and the folder that their paths start from."""
@@ -90,6 +99,29 @@ class Manifest:
     def with_records(self, records: Iterable[Record]) -> Manifest:
         """The same classes and root with other records."""
         return replace(self, records=tuple(records))
+
+    def with_class_order(self, names: ClassNames) -> Manifest:
+        """The same records and classes, the classes counted in the order of ``names``.
+
+        Raises:
+            DataError: These are not the same classes.
+        """
+        if not same_classes(self.class_names, names):
+            raise DataError("only the same classes can be put in another order")
+        if self.class_names == names:
+            return self
+        ours = self.class_names if isinstance(self.class_names, dict) else {"": self.class_names or ()}
+        theirs = names if isinstance(names, dict) else {"": names}
+        new = {head: [theirs[head].index(name) for name in ours[head]] for head in ours}
+
+        def moved(record: Record) -> Record:
+            if record.label is None:
+                return record
+            if isinstance(record.label, Mapping):
+                return replace(record, label={head: new[head][k] for head, k in record.label.items()})
+            return replace(record, label=new[""][record.label])
+
+        return replace(self, records=tuple(moved(r) for r in self.records), class_names=names)
 
     def by_split(self) -> dict[str, Manifest]:
         """One manifest for each value of ``split``; records without one are left out."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -224,3 +226,23 @@ def test_files_to_predict(tmp_path):
         Manifest.from_files([])
     with pytest.raises(DataError, match="nowhere"):
         Manifest.from_files([tmp_path / "nowhere"])
+
+
+def test_classes_in_another_order(tmp_path):
+    manifest = manifest_of(tmp_path, "a.mp4", "b.mp4")
+    records = [replace(r, label=k) for k, r in enumerate(manifest)]
+    one = replace(manifest, records=tuple(records), class_names=("clap", "wave"))
+    other = one.with_class_order(("wave", "clap"))
+    assert [r.label for r in other] == [1, 0]
+    assert [other.label_names(r) for r in other] == [one.label_names(r) for r in one]
+    assert other.sha256() == one.sha256()
+    heads = replace(
+        one,
+        records=tuple(replace(r, label={"verb": r.label, "noun": 0}) for r in one),
+        class_names={"verb": ("open", "shut"), "noun": ("door",)},
+    )
+    moved = heads.with_class_order({"verb": ("shut", "open"), "noun": ("door",)})
+    assert [r.label for r in moved] == [{"verb": 1, "noun": 0}, {"verb": 0, "noun": 0}]
+    for names in (("wave", "jump"), ("wave",), {"verb": ("clap", "wave")}):
+        with pytest.raises(DataError, match="same classes"):
+            one.with_class_order(names)
