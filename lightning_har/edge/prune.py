@@ -41,7 +41,7 @@ def prune(backbone: nn.Module, share: float, frames: Iterable[Tensor]) -> nn.Mod
     if not 0 <= share < 1:
         raise ConfigError(f"share is {share}; give the part of the hidden channels to take out, 0 to below 1")
     smaller = copy.deepcopy(backbone)
-    blocks = [m for m in smaller.modules() if _is_inverted_residual(m)]
+    blocks: list[Any] = [m for m in smaller.modules() if _is_inverted_residual(m)]
     if not blocks:
         raise ConfigError(
             f"{type(backbone).__name__} has no inverted residuals to prune; that takes a MobileNetV2 of timm's"

@@ -283,9 +283,10 @@ def _pair_columns(path: Path) -> None:
     }
 
     for conv in (n for n in graph.node if n.op_type == "Conv" and len(n.input) == 3):
-        source, *constants = (makers.get(name) for name in conv.input)
+        parts: list[Any] = [makers.get(name) for name in conv.input]
+        source, *constants = parts
         after = readers.get(conv.output[0], [])
-        if any(m is None or m.op_type != "DequantizeLinear" for m in (source, *constants)) or len(after) != 1:
+        if any(m is None or m.op_type != "DequantizeLinear" for m in parts) or len(after) != 1:
             continue
         if after[0].op_type != "QuantizeLinear" or any(c.input[0] not in values for c in constants):
             continue
@@ -425,6 +426,9 @@ def _with_steps(config: Any) -> Any:
     from torchao.quantization.pt2e.observer import PerChannelMinMaxObserver
 
     class Steps(PerChannelMinMaxObserver):  # type: ignore[misc]
+        min_val: Tensor
+        max_val: Tensor
+
         def forward(self, x: Tensor) -> Tensor:
             if not self.min_val.numel():
                 half = weight_scales(x.movedim(self.ch_axis, 0)) * (self.quant_max - self.quant_min) / 2
