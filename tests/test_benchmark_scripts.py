@@ -28,9 +28,26 @@ def test_claims(tmp_path):
 
 
 @pytest.mark.slow
+def test_temporal_cost(tmp_path):
+    rows = rows_of("temporal_cost.py", tmp_path / "cost.csv", "--smoke")
+    parts = ("lstm", "gru", "convlstm", "convnet1d")
+    assert [(row["part"], row["frames"]) for row in rows] == [(part, n) for part in parts for n in ("5", "20")]
+    for row in rows:
+        assert row["error"] == ""
+        assert float(row["training_ms"]) > 0
+        assert float(row["training_mib"]) >= 0
+    counts = {row["part"]: int(row["parameters"]) for row in rows}
+    gates, units, inputs = 4, 8, 1280
+    assert counts["lstm"] == gates * units * (inputs + units + 2)  # PyTorch's two biases
+    assert counts["gru"] == counts["lstm"] * 3 // 4
+    assert (tmp_path / "cost.png").stat().st_size > 1000
+
+
+@pytest.mark.slow
 def test_view_memory(tmp_path):
     rows = rows_of("view_memory.py", tmp_path / "memory.csv", "--segments", "5", "--size", "64", "--turns", "1")
     assert [(row["backbone"], row["way"]) for row in rows] == [
-        (backbone, way) for backbone in ("resnet50", "bn_inception") for way in ("one_shot", "streamed")
+        (backbone, way) for backbone in ("resnet50", "bn_inception") for way in ("one_shot", "streamed", "one_crop")
     ]
-    assert all(float(row["max_abs_logit_difference"]) < 1e-5 for row in rows)
+    assert [row["crops"] for row in rows] == ["10", "10", "1"] * 2
+    assert all(float(row["max_abs_logit_difference"]) < 1e-5 for row in rows if row["way"] != "one_crop")
