@@ -3,7 +3,8 @@
 Five fixed folds keep a source video together. For each test fold, every candidate is scored on the other four by
 leave-one-fold-out; the candidate that scores best there, and the average of the best five (each on features of its
 own), are then trained on all four and scored once on the test fold. The list of candidates was fixed before any of them
-was scored; the test fold chooses nothing.
+was scored; the test fold chooses nothing. A control sees no picture, only each file's rate, length, height, width and
+bytes: what it gets, the videos' origin gives away.
 
     python benchmarks/scfd_nested.py FOLDS.csv WEIGHTS.tflite [--features DIR] [--seeds 3]
 
@@ -140,7 +141,11 @@ def extract(folds: Path, weights: Path, out: Path) -> list[tuple[dict[str, str],
             half.replace(place)
             print(f"{number} of {len(rows)}, {time.monotonic() - started:.0f} s", end="\r", file=sys.stderr)
         with np.load(place) as stored:
-            found.append((row, {k: stored[k].astype(np.float32) for k in stored.files}))
+            clip = {k: stored[k].astype(np.float32) for k in stored.files}
+        path = folds.parent / row["path"]
+        info = probe(path)
+        about = [info.fps, info.num_frames, info.height, info.width, path.stat().st_size]
+        found.append((row, {**clip, "file": np.array([about], np.float32)}))
     return found
 
 
@@ -181,6 +186,9 @@ class Candidate:
     def name(self) -> str:
         """What it is called in the tables."""
         return f"{self.features} {self.classifier}" + (f" C={self.strength:g}" if self.strength else "")
+
+
+CONTROL = Candidate("file:mean", "trees")
 
 
 def candidates() -> list[Candidate]:
@@ -372,7 +380,9 @@ def main() -> None:
         chosen[outer] = ranked(inner, outer, tried)[:BEST]
         for seed in seeds:
             got = [data.predict(tried[k], data.inputs(tried[k]), (outer,), seed) for k in chosen[outer]]
-            for rule, said in (("best", got[0]), (f"average of best {len(got)}", np.mean(got, 0))):
+            got.append(data.predict(CONTROL, data.inputs(CONTROL), (outer,), seed))
+            rules = ("best", f"average of best {len(got) - 1}", "control: files, no pictures")
+            for rule, said in zip(rules, (got[0], np.mean(got[:-1], 0), got[-1]), strict=True):
                 outer_rows.append((rule, outer, seed, data.right(said, outer)))
     write(args.out, tried, inner, chosen, outer_rows, folds)
 
