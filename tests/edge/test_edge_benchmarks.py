@@ -1,0 +1,60 @@
+"""The edge's measuring scripts run from end to end, on as little as they take. What they print then means nothing."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SHARED = BENCHMARKS.parents[1] / "shared" / "data"
+
+
+def rows_of(out, script, *argv, cache):
+    env = {**os.environ, "LIGHTNING_HAR_CACHE": str(cache)}
+    command = [sys.executable, str(BENCHMARKS / script), *map(str, argv)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file)), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1900)
+def test_accuracy_on_rendered_actions(tmp_path):
+    out = tmp_path / "a.csv"
+    options = ("--smoke", "--threads", 1, "--out", out)
+    (row,), said = rows_of(out, "edge_accuracy.py", "synthetic", *options, cache=tmp_path)
+    assert all(0 <= float(row[name]) <= 1 for name in ("float", "int8", "float longer", "int8 trained"))
+    assert "int8 - float" in said
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.timeout(1900)
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_accuracy_on_real_clips_with_a_pruned_backbone(tmp_path):
+    out = tmp_path / "a.csv"
+    data = (SHARED / "scfd" / "folds.csv", SHARED / "mobilenet_v2" / "mobilenet_v2_1.0_224_quant.tflite")
+    options = ("--smoke", "--threads", 1, "--prune", 0.25, "--work", tmp_path, "--out", out)
+    (row,), _ = rows_of(out, "edge_accuracy.py", "scfd", *data, *options, cache=tmp_path)
+    assert 0.6 < float(row["multiply_adds"]) < 0.95
+    assert float(row["features_snr_db"]) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+def test_mobilenetv2_beside_litert(tmp_path):
+    pytest.importorskip("ai_edge_litert", reason="needs ai-edge-litert")
+    out = tmp_path / "m.csv"
+    data = ("--tflite", SHARED / "mobilenet_v2" / "mobilenet_v2_1.0_224_quant.tflite", "--videos", SHARED / "scfd")
+    rows, _ = rows_of(out, "edge_mobilenetv2.py", *data, "--frames", 16, "--blocks", 1, "--csv", out, cache=tmp_path)
+    assert [row["engine"] for row in rows] == ["ort int8", "ort float", "litert"]
+    agreement = {row["engine"]: float(row["top1_as_pytorch_float"]) for row in rows}
+    assert agreement["ort float"] == 1
+    assert agreement["ort int8"] >= 0.75
