@@ -171,8 +171,9 @@ def _work(root: Path, parameters: Parameters, workers: int) -> Iterator[str]:
                 worker, complaints = key.data
                 if worker.wait() != 0:
                     complaints.seek(0)
-                    reason = complaints.read().decode(errors="replace").strip()
-                    raise DataError(f"rendering the synthetic clips failed in a worker process:\n{reason}")
+                    said = complaints.read().decode(errors="replace").strip().splitlines()
+                    reason = said[-1] if said else f"exit code {worker.returncode}"  # not the worker's traceback
+                    raise DataError(f"rendering the synthetic clips failed in a worker process: {reason}")
 
 
 class SyntheticActionsDataModule(ActionDataModule):
