@@ -1,12 +1,14 @@
-"""25 uniform frames at 224 from H.264 clips: our loader, bare PyAV and pytorchvideo, one process, one run.
+"""25 uniform frames at 224 from H.264 clips: our loader, bare PyAV and pytorchvideo, one process and several, one run.
 
-``python benchmarks/data_loading.py [--clips DIR] [--count N] [--rounds N]``: DIR holds mp4 files (default: those of
-../shared/data/scfd where present, else 2-second clips that are rendered here). Each round reads every clip with
-every reader, in turn clip by clip, so that other load on the machine falls on all alike; a reader's time for a clip
-is its best over the rounds. "loader" is an item of our dataset: opened, sampled, decoded, resized to 224×224, turned
-into a uint8 tensor (C, T, H, W). "loader, short side" resizes the short side to 256 and cuts the centre: more pixels,
-so it has no target. pytorchvideo gives full-size frames, of which 25 are taken and resized by torchvision.
-Targets: loader at least 0.9 of bare PyAV, at least 5 times pytorchvideo.
+``python benchmarks/data_loading.py [--clips DIR] [--count N] [--rounds N] [--workers N]``: DIR holds mp4 files
+(default: those of ../shared/data/scfd where present, else 2-second clips that are rendered here). Each round reads
+every clip with every reader, in turn clip by clip, so that other load on the machine falls on all alike; a reader's
+time for a clip is its best over the rounds. Then every reader does so in the worker processes of PyTorch's loader,
+with one decoding thread each; what counts there is a reader's best pass over all clips. "loader" is an item of our
+dataset: opened, sampled, decoded, resized to 224×224, turned into a uint8 tensor (C, T, H, W). "loader, short side"
+resizes the short side to 256 and cuts the centre: more pixels, so it has no target. pytorchvideo gives full-size
+frames, of which 25 are taken and resized by torchvision. Targets: loader at least 0.9 of bare PyAV, at least 5 times
+pytorchvideo.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import av
 import numpy as np
 import torch
 from reference.bare_pyav import read_uniform
+from torch.utils.data import DataLoader, Dataset
 
 from lightning_har.data.dataset import ActionDataset
 from lightning_har.data.decode import PyAVVideo
@@ -34,6 +37,12 @@ from lightning_har.data.manifest import Manifest, Record
 from lightning_har.spec import InputSpec, Sampling
 
 FRAMES, SIZE = 25, 224
+BARE, OURS, CROPPED, PYTORCHVIDEO = NAMES = [
+    "bare PyAV",
+    "loader",
+    "loader, short side 256 and centre crop",
+    "pytorchvideo EncodedVideo",
+]
 HERE = Path(__file__).resolve().parent
 
 
@@ -86,6 +95,7 @@ def main() -> None:
     parser.add_argument("--clips", type=Path, help="folder of mp4 files")
     parser.add_argument("--count", type=int, default=60, help="clips to read")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the second part; 1: none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     shared = HERE.parent.parent / "shared/data/scfd"
@@ -98,49 +108,85 @@ def main() -> None:
         if not files:
             raise SystemExit(f"{folder} has no mp4 files")
         source = "generated" if folder == Path(scratch) else folder.name
-        rows = measure(files, arguments.rounds)
-    report(rows, source, len(files), arguments)
+        rates = {1: measure(files, arguments.rounds)}
+        if arguments.workers > 1:
+            rates[arguments.workers] = measure_workers(files, arguments.rounds, arguments.workers)
+    report(rates, source, len(files), arguments)
+
+
+class Reader(Dataset[Any]):
+    """Clips by one of the ways that are compared, each with ``threads`` threads where it lets one choose."""
+
+    def __init__(self, name: str, files: list[Path], threads: int) -> None:
+        self.files = files
+        ours = dataset(files, "center" if "centre" in name else "full")
+        ways: dict[str, Callable[[int], Any]] = {
+            BARE: lambda i: torch.from_numpy(read_uniform(files[i], FRAMES, SIZE, threads)),
+            OURS: lambda i: ours[i]["video"],
+            CROPPED: lambda i: ours[i]["video"],
+            PYTORCHVIDEO: lambda i: read_pytorchvideo(files[i]),
+        }
+        self.read = ways[name]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.read(index)
 
 
 def measure(files: list[Path], rounds: int) -> dict[str, float]:
-    """Clips per second of each reader."""
-    threads = os.cpu_count() or 1
-    full, center = dataset(files, "full"), dataset(files, "center")
-    readers: dict[str, Callable[[int], Any]] = {
-        "bare PyAV": lambda i: read_uniform(files[i], FRAMES, SIZE, threads),
-        "loader": lambda i: full[i]["video"],
-        "loader, short side 256 and centre crop": lambda i: center[i]["video"],
-        "pytorchvideo EncodedVideo": lambda i: read_pytorchvideo(files[i]),
-    }
+    """Clips per second of each reader in this process, clip by clip in turn: the best time of each clip."""
+    readers = {name: Reader(name, files, os.cpu_count() or 1) for name in NAMES}
     for i in range(min(3, len(files))):
-        bare, ours = readers["bare PyAV"](i), readers["loader"](i)
-        assert (bare == ours.permute(1, 2, 3, 0).numpy()).all(), f"{files[i]}: the readers differ"
+        bare, ours = readers[BARE][i], readers[OURS][i]
+        assert (bare == ours.permute(1, 2, 3, 0)).all(), f"{files[i]}: the readers differ"
     best = {name: np.full(len(files), np.inf) for name in readers}
     for turn in range(rounds):
         for i in range(len(files)):
-            names = list(readers)
-            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+            for name in NAMES[turn % len(NAMES) :] + NAMES[: turn % len(NAMES)]:
                 start = time.perf_counter()
-                readers[name](i)
+                readers[name][i]
                 best[name][i] = min(best[name][i], time.perf_counter() - start)
     return {name: len(files) / times.sum() for name, times in best.items()}
 
 
-def report(rates: dict[str, float], source: str, count: int, arguments: argparse.Namespace) -> None:
+def measure_workers(files: list[Path], rounds: int, workers: int) -> dict[str, float]:
+    """Clips per second of each reader in the worker processes of a loader: the best pass over all clips.
+
+    The workers live from pass to pass, and the first pass, which starts them, does not count.
+    """
+    loaders = {
+        name: DataLoader(Reader(name, files, 1), batch_size=None, num_workers=workers, persistent_workers=True)
+        for name in NAMES
+    }
+    best = dict.fromkeys(NAMES, float("inf"))
+    for turn in range(rounds + 1):
+        for name in NAMES[turn % len(NAMES) :] + NAMES[: turn % len(NAMES)]:
+            start = time.perf_counter()
+            for _ in loaders[name]:
+                pass
+            if turn:
+                best[name] = min(best[name], time.perf_counter() - start)
+    return {name: len(files) / seconds for name, seconds in best.items()}
+
+
+def report(measured: dict[int, dict[str, float]], source: str, count: int, arguments: argparse.Namespace) -> None:
     """Print the table and write it beside this script."""
     hardware = f"{platform.machine()}, {os.cpu_count()} cores"
     print(f"{count} clips ({source}), {FRAMES} frames at {SIZE}, {hardware}, PyAV {av.__version__}")
     rows = []
-    for name, rate in rates.items():
-        row = [name, f"{rate:.2f}", *(f"{rate / rates[b]:.3f}" for b in ("bare PyAV", "pytorchvideo EncodedVideo"))]
-        rows.append([*row, source, count, arguments.rounds, hardware, av.__version__])
-        print(f"{name:42s} {row[1]:>8} clips/s {row[2]:>7} of bare PyAV {row[3]:>8} × pytorchvideo")
+    for processes, rates in measured.items():
+        for name, rate in rates.items():
+            row = [name, processes, f"{rate:.2f}", *(f"{rate / rates[base]:.3f}" for base in (BARE, PYTORCHVIDEO))]
+            rows.append([*row, source, count, arguments.rounds, hardware, av.__version__])
+            print(f"{name:42s} {processes} proc. {row[2]:>8} clips/s {row[3]:>7} of bare {row[4]:>8} × pytorchvideo")
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     with open(results / "data_loading.csv", "w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["reader", "clips_per_s", "of_bare_pyav", "times_pytorchvideo", "clips", "count", "rounds",
+            ["reader", "processes", "clips_per_s", "of_bare_pyav", "times_pytorchvideo", "clips", "count", "rounds",
              "hardware", "pyav"]
         )  # fmt: skip
         writer.writerows(rows)
