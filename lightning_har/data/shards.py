@@ -123,6 +123,8 @@ def _record(fields: dict[str, Any], names: ClassNames | None) -> Record:
     for value in (record.start, record.stop, record.num_frames):
         if value is not None and (not isinstance(value, int) or value < 0):
             raise ValueError(f"{record.id}: {value!r} is no number of a frame")
+    if record.label is not None and isinstance(record.label, dict) != isinstance(names, dict):
+        raise ValueError(f"{record.id}: label {record.label!r} and the class names differ in whether there are heads")
     labels = record.label if isinstance(record.label, dict) else {"": record.label}
     of_head = names if isinstance(names, dict) else {"": names or ()}
     for head, label in labels.items():
