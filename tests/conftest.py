@@ -1,5 +1,6 @@
 """Fixtures for all tests: videos that are made, not stored, and the way to ../shared."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ from videos import frame_number, write_video
 # Hypothesis gives an example 200 ms of wall time, which a busy machine does not keep.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be the children that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
