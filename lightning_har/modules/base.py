@@ -203,6 +203,10 @@ class ActionRecognizer(LightningModule):
             self.metrics = nn.ModuleDict({name: self._metrics() for name in _METRIC_SETS})
             # Not Lightning's own mean, which over ranks rounds the mean number of samples down.
             self.losses = nn.ModuleDict({name: MeanMetric(math.nan) for name in ("train_", "val_", "test_")})
+            heads = self._heads if len(self._heads) > 1 else ()  # one head's loss is the loss
+            self.head_losses = nn.ModuleDict(
+                {name: nn.ModuleDict({head: MeanMetric(math.nan) for head in heads}) for name in _METRIC_SETS}
+            )
 
     # -- forward -------------------------------------------------------------------------------------------
 
@@ -422,22 +426,19 @@ class ActionRecognizer(LightningModule):
             A scalar.
         """
         logits_by_head, label_by_head = self._by_head(logits, label)
-        losses = []
-        for head, x in logits_by_head.items():
-            weight = self._class_weights(head)
-            known = label_by_head[head] != IGNORE
-            # Without a known label the mean would be 0 / 0.
-            losses.append(
-                F.cross_entropy(
-                    x[known].float(),
-                    label_by_head[head][known],
-                    weight=None if weight is None else x.new_tensor(weight, dtype=torch.float32),
-                    label_smoothing=self.options["label_smoothing"],
-                )
-                if bool(known.any())
-                else x.sum() * 0.0
-            )
-        return torch.stack(losses).sum()
+        return torch.stack([self._head_loss(h, x, label_by_head[h]) for h, x in logits_by_head.items()]).sum()
+
+    def _head_loss(self, head: str, logits: Tensor, label: Tensor) -> Tensor:
+        weight = self._class_weights(head)
+        known = label != IGNORE
+        if not bool(known.any()):
+            return logits.sum() * 0.0  # the mean would be 0 / 0
+        return F.cross_entropy(
+            logits[known].float(),
+            label[known],
+            weight=None if weight is None else logits.new_tensor(weight, dtype=torch.float32),
+            label_smoothing=self.options["label_smoothing"],
+        )
 
     def _class_weights(self, head: str) -> Sequence[float] | None:
         weights = self.options["class_weights"]
@@ -492,6 +493,11 @@ class ActionRecognizer(LightningModule):
         if len(self._heads) > 1:
             heads = {h: x.detach() for h, x in logits_by_head.items()}
             sets["joint"].update(heads, {h: label_by_head[h] for h in heads})  # type: ignore[index,operator]
+            for head, x in heads.items():
+                known = int((label_by_head[head] != IGNORE).sum())
+                if known:
+                    loss = self._head_loss(head, x, label_by_head[head])
+                    self.head_losses[f"{name}_"][head].update(loss, known)  # type: ignore[index,operator]
 
     def _log_metrics(self, *names: str) -> None:
         # Computing gathers from all ranks, so that a rank without a sample must take part.
@@ -511,6 +517,10 @@ class ActionRecognizer(LightningModule):
                     )
                     self.log_dict({f"{name}_{label}{key}": value for key, value in metrics.compute().items()})
                 metrics.reset()
+            for head, mean in self.head_losses[f"{name}_"].items():  # type: ignore[operator,union-attr]
+                if mean.update_called or not alone:
+                    self.log(f"{name}_{head}_loss", mean.compute())
+                mean.reset()
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's metrics."""

@@ -132,6 +132,7 @@ def test_two_heads_and_their_joint_accuracy():
             right.append(torch.stack([logits[h].argmax(1) == b["label"][h] for h in heads]).all(0))
     assert logged["test_video_action_top1"] == pytest.approx(torch.cat(right).float().mean())
     assert {"test_video_verb_top1", "test_video_noun_f1_macro"} <= set(logged)
+    assert logged["test_video_verb_loss"] + logged["test_video_noun_loss"] == pytest.approx(logged["test_loss"])
     with pytest.raises(ConfigError, match="heads \\['noun', 'verb'\\]; the data gives one label column"):
         trainer().fit(cnn_rnn(heads), loader())
 
