@@ -264,6 +264,7 @@ def test_heads_of_the_studies_have_their_parameters(arguments, count):
 @pytest.mark.parametrize("schedule", ["none", "step", "cosine", "plateau", "inverse_time"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_optimizers_and_schedules(optimizer, schedule):
+    torch.manual_seed(0)
     module = tsn(optimizer=optimizer, schedule=schedule, lr=0.1, backbone_lr_scale=0.5, milestones=[1], gamma=0.25)
     fit = trainer(max_epochs=2)
     fit.fit(module, loader(), loader())
