@@ -61,6 +61,18 @@ def render(folder: Path, count: int) -> None:
             container.mux(stream.encode(None))
 
 
+def chosen_files(clips: Path | None, count: int, scratch: Path) -> tuple[str, list[Path]]:
+    """``count`` mp4 files spread over ``clips``, or over scfd where present, or rendered; and what they are called."""
+    shared = HERE.parent.parent / "shared/data/scfd"
+    folder = clips or (shared if shared.is_dir() else scratch)
+    if folder == scratch:
+        render(folder, count)
+    everything = sorted(folder.rglob("*.mp4"))
+    if not everything:
+        raise SystemExit(f"{folder} has no mp4 files")
+    return "generated" if folder == scratch else folder.name, everything[:: max(len(everything) // count, 1)][:count]
+
+
 def dataset(files: list[Path], crop: str) -> ActionDataset:
     """Our loader over the files, with frame counts in the manifest as after the first epoch."""
     records = []
@@ -98,16 +110,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of the second part; 1: none")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    shared = HERE.parent.parent / "shared/data/scfd"
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.clips or (shared if shared.is_dir() else Path(scratch))
-        if folder == Path(scratch):
-            render(folder, arguments.count)
-        everything = sorted(folder.rglob("*.mp4"))
-        files = everything[:: max(len(everything) // arguments.count, 1)][: arguments.count]
-        if not files:
-            raise SystemExit(f"{folder} has no mp4 files")
-        source = "generated" if folder == Path(scratch) else folder.name
+        source, files = chosen_files(arguments.clips, arguments.count, Path(scratch))
         rates = {1: measure(files, arguments.rounds)}
         if arguments.workers > 1:
             rates[arguments.workers] = measure_workers(files, arguments.rounds, arguments.workers)

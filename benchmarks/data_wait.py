@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from data_loading import render
+from data_loading import chosen_files
 from pytorch_lightning import Trainer
 
 from lightning_har.callbacks import DataClock
@@ -93,14 +93,9 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    shared = HERE.parent.parent / "shared/data/scfd"
     rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = args.clips or (shared if shared.is_dir() else Path(scratch))
-        if folder == Path(scratch):
-            render(folder, args.count)
-        files = sorted(folder.rglob("*.mp4"))
-        files = files[:: max(len(files) // args.count, 1)][: args.count]
+        _, files = chosen_files(args.clips, args.count, Path(scratch))
         root = Path(scratch) / "by_class"
         for i, path in enumerate(files):  # labels do not matter
             link = root / "ab"[i % 2] / f"{i}.mp4"

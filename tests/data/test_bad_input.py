@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import shutil
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rar_writer import write_rar
 from torch.utils.data import DataLoader
+from videos import write_sound, write_video
 
 from lightning_har.data.archives import unpack
 from lightning_har.data.check import check_files, read_report
@@ -69,6 +69,11 @@ def emptied(folder):
     return folder
 
 
+def replaced(whole, content, keeps_header):
+    """Other bytes for those of a file, after its first line or from its start."""
+    return (whole.splitlines(keepends=True)[0] if keeps_header else b"") + content
+
+
 @quietly
 @given(BYTES)
 def test_a_list_of_classes(folder, content):
@@ -99,7 +104,7 @@ def test_the_class_lists_and_frame_rates_of_epic_kitchens(epic, folder, name, ke
     if not lists.is_dir():
         shutil.copytree(epic / "epic-kitchens-100-annotations", lists)
     whole = (epic / "epic-kitchens-100-annotations" / name).read_bytes()
-    (lists / name).write_bytes((whole.splitlines(keepends=True)[0] if keeps_header else b"") + content)
+    (lists / name).write_bytes(replaced(whole, content, keeps_header))
     manifest, said = attempt(lambda: read_epic(lists, epic, {"test": "EPIC_100_validation.csv"})["test"])
     (lists / name).write_bytes(whole)
     if manifest is None:
@@ -166,7 +171,7 @@ def features(tmp_path_factory):
 def test_the_manifest_of_features(features, keeps_header, content):
     whole = (features / "manifest.csv").read_bytes()
     damaged = features / "damaged.csv"
-    damaged.write_bytes((whole.splitlines(keepends=True)[0] if keeps_header else b"") + content)
+    damaged.write_bytes(replaced(whole, content, keeps_header))
     found, said = attempt(lambda: FeatureDataModule(damaged).manifests, HarError)
     assert said or found
     for manifest in (found or {}).values():
@@ -266,20 +271,13 @@ def flipped(data):
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
     """Whole videos of every kind, and four of them after every damage."""
-    from videos import write_video
-
     root = tmp_path_factory.mktemp("damaged")
     for name, arguments in WHOLE.items():
         write_video(root / name, **{"num_frames": 40, "size": (48, 80), **arguments})
     for name in ("h264.mp4", "h264.mkv", "h264.ts", "mpeg4.avi"):
         for kind, damage in DAMAGE.items():
             (root / f"{kind}_{name}").write_bytes(damage((root / name).read_bytes()))
-    with av.open(str(root / "sound.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
-        frame.sample_rate, frame.pts = 44100, 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
+    write_sound(root / "sound.mp4")
     return root
 
 

@@ -3,6 +3,7 @@ import time
 import av
 import numpy as np
 import pytest
+from videos import write_sound
 
 from lightning_har.data import decode
 from lightning_har.data.decode import PyAVVideo, probe, read_frames, short_side
@@ -128,21 +129,11 @@ def test_probe(tmp_path, make_video):
     assert info.duration == pytest.approx(2)
 
 
-def audio_only(path):
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=44100)
-        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp", layout="stereo")
-        frame.sample_rate, frame.pts = 44100, 0
-        container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
-
-
 def test_what_is_no_video_is_named(tmp_path, make_video):
     (tmp_path / "empty.mp4").write_bytes(b"")
     (tmp_path / "text.mp4").write_text("no video at all " * 100)
     (tmp_path / "header.mp4").write_bytes(make_video(tmp_path / "a.mp4").read_bytes()[:40])
-    audio_only(tmp_path / "audio.mp4")
+    write_sound(tmp_path / "audio.mp4")
     for name, why in {
         "empty.mp4": "empty",
         "text.mp4": "no video that can be read",
