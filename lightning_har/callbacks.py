@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_har._files import whole_file
 from lightning_har._lightning import Callback, pl
 from lightning_har.errors import HarError
 from lightning_har.types import Batch, Failure, Video
@@ -181,12 +182,10 @@ class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
 
     def _write(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
-        partial = self.path.with_suffix(".part")
-        with partial.open("w", newline="") as file:
+        with whole_file(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, names, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-        partial.replace(self.path)  # whole or not at all, whenever the run is killed
 
     def _line(self, trainer: Any, row: Mapping[str, str]) -> str:
         shown = [n for n in row if n.endswith(("train_loss", "val_loss", "_top1"))]

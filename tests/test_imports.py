@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "lightning_har"
 
 LAYERS = (
-    {"_version", "errors"},
+    {"_version", "_files", "errors"},
     {"_lightning", "spec", "types"},
     {"weights"},
     {"nets"},

@@ -7,10 +7,8 @@ JSON, makes its share of the clips that are missing, and prints one line per cli
 from __future__ import annotations
 
 import json
-import os
 import struct
 import sys
-import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -18,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_har._files import whole_file
 from lightning_har.data._motion import ACTIONS
 from lightning_har.data._render import UInt8
 from lightning_har.data._scene import render_clip
@@ -120,7 +119,7 @@ def file_size(size: int) -> int:
 
 
 def encode(frames: UInt8, path: Path) -> None:
-    """Writes an H.264 mp4 under a temporary name and renames it when it is whole.
+    """Writes an H.264 mp4; it appears whole or not at all.
 
     Raises:
         DataError: PyAV was built without x264.
@@ -130,10 +129,9 @@ def encode(frames: UInt8, path: Path) -> None:
     if "libx264" not in av.codecs_available:
         raise DataError("PyAV has no libx264 encoder; install a wheel from PyPI: pip install --force-reinstall av")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     height, width = frames.shape[1:3]
-    try:
-        with av.open(str(temporary), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+    with whole_file(path) as part:
+        with av.open(str(part), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
             stream = container.add_stream("libx264", rate=FPS, options=ENCODER)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.time_base = Fraction(1, FPS)
@@ -141,15 +139,12 @@ def encode(frames: UInt8, path: Path) -> None:
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "rgb24")))
             container.mux(stream.encode())
         wanted = file_size(max(height, width))
-        padding = -temporary.stat().st_size % wanted
+        padding = -part.stat().st_size % wanted
         if 0 < padding < 8:
             padding += wanted
         if padding:
-            with temporary.open("ab") as file:
+            with part.open("ab") as file:
                 file.write(struct.pack(">I4s", padding, b"free") + bytes(padding - 8))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def make(root: Path, parameters: Parameters, share: tuple[int, int] = (0, 1)) -> Iterator[str]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_har._files import whole_file
 from lightning_har.data.decode import Slice
 from lightning_har.errors import DataError
 
@@ -72,14 +72,10 @@ def _write(shard: Shard) -> None:
     from webdataset import TarWriter
 
     shard.tar.parent.mkdir(parents=True, exist_ok=True)
-    temporary = shard.tar.with_name(f".{shard.tar.name}.{os.getpid()}")
     try:
-        with open(temporary, "wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
+        with whole_file(shard.tar) as part, open(part, "wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
             for s in shard.samples:
                 suffix = s.name.partition(".")[2]
                 tar.write({"__key__": s.key, suffix: s.file.read_bytes(), "json": s.note.encode()})
-        os.replace(temporary, shard.tar)
     except OSError as error:
         raise DataError(f"{shard.tar}: cannot be written: {error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)

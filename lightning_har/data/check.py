@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from lightning_har._files import whole_file
 from lightning_har.data.decode import PyAVVideo
 from lightning_har.data.frames import FrameFolder
 from lightning_har.data.parallel import TOO_LONG, Died, Engine, map_unordered, progress
@@ -135,12 +135,10 @@ def read_report(path: str | Path) -> list[FileReport]:
 
 def write_report(path: str | Path, rows: Sequence[FileReport]) -> None:
     """Replace a report in one go."""
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with whole_file(path) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(FileReport._fields)
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 def check_file(root: Path, path: str, *, min_frames: int = 8) -> FileReport:

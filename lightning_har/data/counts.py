@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
+from lightning_har._files import cache_directory, whole_file
 from lightning_har.data.decode import FrameSource
 from lightning_har.data.manifest import Manifest, Record
 from lightning_har.errors import DecodeError
@@ -72,9 +73,8 @@ _Counts: TypeAlias = dict[tuple[str, str, str], tuple[int, float | None]]
 
 
 def _cache_file(root: Path) -> Path:
-    folder = Path(os.environ.get("LIGHTNING_HAR_CACHE") or Path.home() / ".cache" / "lightning_har")
     name = hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:16]
-    return folder / "frames" / f"{name}.csv"
+    return cache_directory() / "frames" / f"{name}.csv"
 
 
 def _read_counts(cache: Path) -> _Counts:
@@ -91,9 +91,7 @@ def _read_counts(cache: Path) -> _Counts:
 def _write_counts(cache: Path, known: _Counts) -> None:
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_name(f"{cache.name}.{os.getpid()}")
-        with open(part, "w", newline="", encoding="utf-8") as file:
+        with whole_file(cache) as part, open(part, "w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([*key, n, "" if fps is None else fps] for key, (n, fps) in sorted(known.items()))
-        os.replace(part, cache)
     except OSError:
         return  # a cache that cannot be kept is no harm

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
+from lightning_har._files import whole_file
 from lightning_har.data.datamodule import ActionDataModule
 from lightning_har.data.dataset import ActionDataset, ActionLoader, Collate
 from lightning_har.data.manifest import Manifest, Record, read_rows, split_by_group
@@ -399,7 +400,8 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
                     "take another folder, or delete this one"
                 )
         return
-    _write_text(path, json.dumps(now, indent=1))
+    with whole_file(path) as part:
+        part.write_text(json.dumps(now, indent=1), encoding="utf-8")
 
 
 class _Done(NamedTuple):
@@ -518,10 +520,8 @@ def _store(path: Path, clip_id: str, values: NDArray[np.float32], dtype: Dtype, 
         if not np.isfinite(stored).all():
             raise DataError(f"{clip_id}: its features do not fit float16 (largest {np.abs(values).max():.3g})")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        np.save(file, stored)
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        np.save(part, stored)
 
 
 def _write_manifest(
@@ -535,8 +535,7 @@ def _write_manifest(
     heads = list(names) if isinstance(names, dict) else ["label"]
     splits = [r.split if split == "predict" else split for split, _, r in records]
     column = "split" if {*splits} <= {None, *_SPLITS} else "fold"
-    temporary = out / f"{MANIFEST}.{os.getpid()}.tmp"
-    with open(temporary, "w", newline="", encoding="utf-8") as file:
+    with whole_file(out / MANIFEST) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", *heads, column, "group", "id", *(["scale", "offset"] if scales is not None else [])])
         for (_, manifest, r), split in zip(records, splits, strict=True):
@@ -544,10 +543,3 @@ def _write_manifest(
             labels = manifest.label_names(r)
             extra = scales[r.id] if scales is not None else ()
             writer.writerow([path, *(labels.get(h, "") for h in heads), split or "", r.group or "", r.id, *extra])
-    os.replace(temporary, out / MANIFEST)
-
-
-def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lightning_har._files import whole_file
 from lightning_har.data._flow_methods import Flow, Method, compute_flow, stepper
 from lightning_har.data.decode import Frames, FrameSource, Indices, Size, open_video, short_side
 from lightning_har.data.frames import FrameFolder
@@ -88,23 +89,18 @@ def write_flow(path: str | Path, codes: Iterator[Frames], num_frames: int, bound
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.mkv")
-    try:
-        with av.open(str(temporary), "w") as container:
-            container.metadata["comment"] = json.dumps({"frames": num_frames, "bound": bound, "method": method})
-            stream: Any = None
-            for piece in codes:
-                for code in piece:
-                    picture = np.concatenate([code[..., 0], code[..., 1]])
-                    if stream is None:
-                        stream = container.add_stream("ffv1", rate=25, options={"level": "3", "slices": "4", "g": "1"})
-                        stream.height, stream.width = picture.shape
-                        stream.pix_fmt = "gray"
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="gray")))
-            container.mux(stream.encode(None))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as part, av.open(str(part), "w", format="matroska") as container:
+        container.metadata["comment"] = json.dumps({"frames": num_frames, "bound": bound, "method": method})
+        stream: Any = None
+        for piece in codes:
+            for code in piece:
+                picture = np.concatenate([code[..., 0], code[..., 1]])
+                if stream is None:
+                    stream = container.add_stream("ffv1", rate=25, options={"level": "3", "slices": "4", "g": "1"})
+                    stream.height, stream.width = picture.shape
+                    stream.pix_fmt = "gray"
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="gray")))
+        container.mux(stream.encode(None))
 
 
 class FlowVideo:

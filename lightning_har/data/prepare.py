@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
+from lightning_har._files import whole_file
 from lightning_har.data.archives import unpack, unpack_nested, verify
 from lightning_har.data.decode import PyAVVideo, short_side
 from lightning_har.data.folder import videos_in
@@ -111,30 +112,25 @@ def reencode(
 
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{os.getpid()}.{target.name}")
 
     def even(h: int, w: int) -> tuple[int, int]:
         h, w = short_side(h, w, side) if min(h, w) > side else (h, w)
         return max(h // 2 * 2, 2), max(w // 2 * 2, 2)
 
-    try:
-        with PyAVVideo(source, threads=1) as video, av.open(str(temporary), "w") as container:
-            info = video.info()
-            rate = round(info.fps * 1000) if 1 <= info.fps <= 240 else 25_000
-            stream = None
-            for start in range(0, info.num_frames, _CHUNK):
-                for image in video.read(range(start, min(start + _CHUNK, info.num_frames)), even):
-                    if stream is None:
-                        options = {"crf": str(quality), "preset": "medium", "g": str(keyframes), "bf": "0"}
-                        stream = container.add_stream("libx264", rate=Fraction(rate, 1000), options=options)
-                        stream.height, stream.width = image.shape[:2]
-                        stream.pix_fmt = "yuv420p"
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-            assert stream is not None
-            container.mux(stream.encode(None))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(target) as part, PyAVVideo(source, threads=1) as video, av.open(str(part), "w") as container:
+        info = video.info()
+        rate = round(info.fps * 1000) if 1 <= info.fps <= 240 else 25_000
+        stream = None
+        for start in range(0, info.num_frames, _CHUNK):
+            for image in video.read(range(start, min(start + _CHUNK, info.num_frames)), even):
+                if stream is None:
+                    options = {"crf": str(quality), "preset": "medium", "g": str(keyframes), "bf": "0"}
+                    stream = container.add_stream("libx264", rate=Fraction(rate, 1000), options=options)
+                    stream.height, stream.width = image.shape[:2]
+                    stream.pix_fmt = "yuv420p"
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        assert stream is not None
+        container.mux(stream.encode(None))
 
 
 def _reencode_one(source: Path, out: Path, video: str, *, side: int, keyframes: int, quality: int) -> str | None:

@@ -9,7 +9,6 @@ module hold here too: each clip once in an epoch, whatever the number of shards,
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lightning_har._files import whole_file
 from lightning_har.data._shard_files import Sample, Shard, write_shard
 from lightning_har.data.counts import count_frames
 from lightning_har.data.datamodule import ActionDataModule
@@ -272,8 +272,7 @@ def _note(manifest: Manifest, records: Sequence[Record]) -> str:
 def _write_index(
     out: Path, data: ActionDataModule, manifests: Mapping[str, Manifest], members: Mapping[Path, Mapping[str, Slice]]
 ) -> None:
-    temporary = out / f"{INDEX}.{os.getpid()}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
+    with whole_file(out / INDEX) as part, open(part, "w", encoding="utf-8") as file:
         head = {
             "class_names": data.class_names,
             "coverage": getattr(data, "coverage", {}),
@@ -285,7 +284,6 @@ def _write_index(
                 m = members[(out / split).absolute()][record.path]
                 where = [f"{split}/{m.file.name}", m.name, m.start, m.size]
                 file.write(json.dumps({"split": split, "member": where, "record": asdict(record)}) + "\n")
-    os.replace(temporary, out / INDEX)
 
 
 def _open_member(members: Mapping[str, Slice], decoder: Decoder, record: Record, threads: int) -> FrameSource:

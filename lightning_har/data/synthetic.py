@@ -13,12 +13,12 @@ import json
 import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from lightning_har._files import cache_directory, whole_file
 from lightning_har.data._clips import DATA_VERSION, ENCODER, FPS, Parameters, make, plan
 from lightning_har.data._motion import ACTIONS, ORDER_PAIRS, SPEED_PAIR
 from lightning_har.data._scene import render_clip
@@ -99,15 +99,13 @@ def generate(
 
 
 def _default_root(parameters: Parameters) -> Path:
-    base = os.environ.get("LIGHTNING_HAR_CACHE") or Path("~/.cache/lightning_har").expanduser()
     digest = hashlib.sha256(parameters.to_json().encode()).hexdigest()[:12]
-    return Path(base) / f"synthetic-{DATA_VERSION}-{digest}"
+    return cache_directory() / f"synthetic-{DATA_VERSION}-{digest}"
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _table(parameters: Parameters) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lightning_har._files import whole_file
 from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.modules.base import ActionRecognizer
@@ -188,9 +189,8 @@ def _umask() -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _config(module: ActionRecognizer) -> dict[str, Any]:

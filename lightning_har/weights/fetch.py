@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lightning_har._files import cache_directory
 from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
 
@@ -62,13 +63,6 @@ def digests(path: str | Path) -> Digests:
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
     return Digests(size, sha256.hexdigest(), sha1.hexdigest())
-
-
-def cache_directory() -> Path:
-    """``LIGHTNING_HAR_CACHE``, else ``lightning_har`` in the user's cache folder."""
-    own = os.environ.get("LIGHTNING_HAR_CACHE")
-    general = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(own).expanduser() if own else Path(general).expanduser() / "lightning_har"
 
 
 def fetch(

@@ -19,10 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lightning_har._files import cache_directory, whole_file
 from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.weights.card import LIBRARY, Card, read_card
-from lightning_har.weights.fetch import Digests, cache_directory, digests, hub_or_cache, hub_problem
+from lightning_har.weights.fetch import Digests, digests, hub_or_cache, hub_problem
 from lightning_har.weights.resume import resume
 
 _LOG = logging.getLogger(__name__)
@@ -290,9 +291,8 @@ def remembered_digests(path: Path) -> Digests:
     found = digests(path)
     with contextlib.suppress(OSError):  # a cache that cannot be written costs only time
         memory.parent.mkdir(parents=True, exist_ok=True)
-        part = memory.with_name(f"{memory.name}.{os.getpid()}.part")
-        part.write_text(json.dumps({"stamp": stamp, "digests": asdict(found)}))
-        os.replace(part, memory)
+        with whole_file(memory) as part:
+            part.write_text(json.dumps({"stamp": stamp, "digests": asdict(found)}))
     return found
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
+from lightning_har._files import whole_file
 from lightning_har.errors import WeightsError
 
 
@@ -63,15 +63,12 @@ def save_safetensors(
     from safetensors.torch import save_file
 
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(plain, str(part), dict(metadata) if metadata else None)
-        os.replace(part, path)
+        with whole_file(path) as part:
+            save_file(plain, str(part), dict(metadata) if metadata else None)
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise WeightsError(f"{path} cannot be written: {error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def unreadable(path: Path, error: Exception) -> WeightsError:
