@@ -405,17 +405,28 @@ def write(
             values = [inner[f, k] for f in folds]
             best_for = " ".join(f for f in folds if chosen[f][0] == k)
             writer.writerow([tried[k].name, *(f"{v:.4f}" for v in values), f"{mean(values):.4f}", best_for])
-    with (out / "scfd_nested.csv").open("w", newline="") as file:
+    promised = mean(inner[f, chosen[f][0]] for f in folds)
+    write_scores(out / "scfd_nested.csv", rows, folds, len(tried), {"best": f"{promised:.4f}"})
+
+
+def write_scores(
+    path: Path,
+    rows: Sequence[tuple[str, str, int, float]],
+    folds: Sequence[str],
+    tried: int,
+    inner_top1: Mapping[str, str],
+) -> None:
+    """A table of the scores (rule, fold, seed, top-1), a line a rule, with an interval over the folds; also printed."""
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         head = ["rule", *(f"fold_{f}" for f in folds), "top1_mean", "ci95_over_folds", "std_over_folds", "inner_top1"]
         writer.writerow([*head, "candidates", "seeds", "hardware", "commit"])
         for rule in dict.fromkeys(r[0] for r in rows):
             means = [mean(r[3] for r in rows if r[:2] == (rule, f)) for f in folds]
             half = T_95[len(means)] * stdev(means) / math.sqrt(len(means))
-            promised = f"{mean(inner[f, chosen[f][0]] for f in folds):.4f}" if rule == "best" else ""
             numbers = [f"{v:.4f}" for v in (*means, mean(means), half, stdev(means))]
             seeds = len({r[2] for r in rows})
-            writer.writerow([rule, *numbers, promised, len(tried), seeds, hardware()["cpu"], commit()])
+            writer.writerow([rule, *numbers, inner_top1.get(rule, ""), tried, seeds, hardware()["cpu"], commit()])
             print(f"{rule}: {mean(means):.3f} ± {half:.3f} (95 %, t over {len(means)} folds), sd {stdev(means):.3f}")
 
 
