@@ -102,7 +102,10 @@ class TSNModule(ActionRecognizer):
         )
         self.hparams["backbone"] = extractor.name
         self._frozen = freeze_backbone is True
-        self._partial_bn = partial_bn
+        if partial_bn:
+            norms = [m for m in extractor.modules() if isinstance(m, nn.BatchNorm2d)]
+            for norm in norms[1:]:
+                norm.requires_grad_(False)
         self.train()
 
     def train(self, mode: bool = True) -> TSNModule:
@@ -110,9 +113,4 @@ class TSNModule(ActionRecognizer):
         super().train(mode)
         if self._frozen:
             self.net.backbone.eval()
-        elif self._partial_bn and mode:
-            norms = [m for m in self.net.backbone.modules() if isinstance(m, nn.BatchNorm2d)]
-            for norm in norms[1:]:
-                norm.eval()
-                norm.requires_grad_(False)
         return self

@@ -161,6 +161,11 @@ def test_freezing_up_to_a_block():
     module = tsn(freeze_backbone="conv1")
     frozen = {n.split(".")[0] for n, p in module.net.backbone.net.named_parameters() if not p.requires_grad}
     assert frozen == {"conv1"}
+    net = tsn(freeze_backbone="layer2").net.backbone.net
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    net(torch.randn(4, 3, SIZE, SIZE))
+    moved = {k.split(".")[0] for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {"layer3", "layer4"}  # nor do the frozen blocks' statistics move
     with pytest.raises(ConfigError, match="no block 'conv9'; nearest: conv1"):
         tsn(freeze_backbone="conv9")
 

@@ -43,6 +43,14 @@ class Backbone(nn.Module):
         self.mean: tuple[float, ...] = IMAGENET_MEAN
         self.std: tuple[float, ...] = IMAGENET_STD
 
+    def train(self, mode: bool = True) -> Backbone:
+        """Training mode for all but frozen batch norms, whose statistics are frozen with their parameters."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d) and not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), normalised, to features (N, D)."""
         features: Tensor = self.net(x)
@@ -127,7 +135,8 @@ def freeze_until(backbone: nn.Module, until: bool | str) -> None:
     Args:
         backbone: As built above.
         until: True freezes all; False nothing; a module's name (as in ``named_modules``, "blocks.3" or
-            "layer2") freezes everything up to and including it, in order of definition.
+            "layer2") freezes everything up to and including it, in order of definition. The statistics of frozen
+            batch norms stay as they are.
 
     Raises:
         ConfigError: No module of that name.
