@@ -167,14 +167,33 @@ class ActionDataModule(LightningDataModule):
         """
         if split not in self.manifests:
             raise DataError(f"the data has no {split!r} split, only {', '.join(self.manifests)}")
-        specs = self._by_modality(self.spec, "spec")
-        wanted = self.train_sampling if split == "train" else self.eval_sampling
-        samplings = dict(wanted) if isinstance(wanted, Mapping) else dict.fromkeys(specs, wanted)
+        is_training = split == "train"
+        dataset = self.dataset_of(self.manifests[split], self.train_sampling if is_training else self.eval_sampling)
+        self.manifests[split] = dataset.manifest  # its frames are counted
+        if is_training:
+            dataset.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        return dataset
+
+    def dataset_of(self, manifest: Manifest, sampling: Sampling | Mapping[str, Sampling]) -> ActionDataset:
+        """A new data set over any records of this data.
+
+        Args:
+            manifest: The records.
+            sampling: How their frames are chosen, or such by modality.
+
+        Raises:
+            ConfigError: No spec was given, or a modality has no sampling.
+        """
+        if self.spec is None:
+            raise ConfigError(
+                "spec is not set: pass spec=module.spec to the data module, or set datamodule.spec before "
+                "training. It says which frames the network takes."
+            )
+        specs = {self.spec.modality: self.spec} if isinstance(self.spec, InputSpec) else dict(self.spec)
+        samplings = dict(sampling) if isinstance(sampling, Mapping) else dict.fromkeys(specs, sampling)
         if set(specs) - set(samplings):
             raise ConfigError(f"the sampling has modalities {sorted(samplings)}, the spec {sorted(specs)}")
-        manifest = self.manifests[split]
         manifest = count_frames(manifest, self.opener(manifest, next(iter(specs))))
-        self.manifests[split] = manifest
         return ActionDataset(
             manifest,
             specs,
@@ -182,17 +201,7 @@ class ActionDataModule(LightningDataModule):
             {m: self.opener(manifest, m) for m in specs},
             on_error=self.on_error,
             seed=self.seed,
-            epoch=torch.zeros((), dtype=torch.int64).share_memory_() if split == "train" else None,
         )
-
-    @staticmethod
-    def _by_modality(spec: InputSpec | Mapping[str, InputSpec] | None, name: str) -> dict[str, InputSpec]:
-        if spec is None:
-            raise ConfigError(
-                f"{name} is not set: pass spec=module.spec to the data module, or set datamodule.spec before "
-                "training. It says which frames the network takes."
-            )
-        return {spec.modality: spec} if isinstance(spec, InputSpec) else dict(spec)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches."""

@@ -7,7 +7,6 @@ Files are float32, float16, or uint8 with the columns ``scale`` and ``offset``: 
 
 from __future__ import annotations
 
-import copy
 import csv
 import hashlib
 import json
@@ -114,7 +113,6 @@ def extract_features(
         raise ConfigError(f"dtype is {dtype!r}; it must be float32, float16 or uint8")
     if engine not in ("processes", "ray"):
         raise ConfigError(f"engine is {engine!r}; it must be 'processes' or 'ray'")
-    batches = _batches_on_ray if engine == "ray" else _batches_here
     out = Path(out)
     sampling = _one_view(data)
     todo = {split: [r for r in m if not feature_file(out, r.id).exists()] for split, m in data.manifests.items()}
@@ -123,13 +121,19 @@ def extract_features(
     out.mkdir(parents=True, exist_ok=True)
     # Several files of one run and one of another would train without a word.
     _check_settings(out, {"dtype": dtype, **sampling, **(settings or {}), "class_names": data.class_names})
+    work = partial(_work, extractor, device)
+    gpus = int(torch.device(device).type == "cuda")
     failures: list[Failure] = []
     with progress("features", total) as advance, open(out / SCALES, "a", encoding="utf-8") as scales:
         advance(total - pending)
         for split, records in todo.items():
             if not records:
                 continue
-            for done in batches(extractor, data, split, records, device):
+            whole = data.manifests[split]
+            # Ray works in other folders.
+            manifest = replace(whole, records=tuple(records), root=whole.root.absolute())
+            dataset = data.dataset_of(manifest, data.eval_sampling)
+            for done in _on_ray(work, dataset, data, gpus) if engine == "ray" else map(work, _loader(dataset, data)):
                 failures += done.failures
                 for name, values in done.features:
                     _store(feature_file(out, name), name, values, dtype, scales)
@@ -270,33 +274,28 @@ class FeatureDataModule(ActionDataModule):
             parts["train"], parts["test"] = split_by_group(parts["train"], self.test_fraction, self.seed)
         return {split: manifest.with_records(records) for split, records in parts.items() if records}
 
-    def dataset(self, split: str) -> FeatureDataset:
-        """A new data set over a split, sampled for training if it is "train".
+    def dataset_of(self, manifest: Manifest, sampling: Sampling | Mapping[str, Sampling]) -> FeatureDataset:
+        """A new data set over any records of this data.
 
         Raises:
             ConfigError: A spec was given, or a sampling by modality or of several views.
-            DataError: The data has no such split.
         """
         if self.spec is not None:
             raise ConfigError(
                 "these are features, not clips: the network must have no backbone, as "
                 f"CNNRNNModule(backbone=None, feature_dim={self.feature_shape[1]})"
             )
-        if split not in self.manifests:
-            raise DataError(f"the data has no {split!r} split, only {', '.join(self.manifests)}")
-        sampling = self.train_sampling if split == "train" else self.eval_sampling
         if not isinstance(sampling, Sampling) or sampling.num_clips > 1:
             raise ConfigError(f"features have one modality and one view; the sampling is {sampling}")
         frames, dim = self.feature_shape
         return FeatureDataset(
-            self.manifests[split],
+            manifest,
             replace(sampling, num_frames=self.num_frames),
             self._read_scales(),
             dim,
             frames,
             on_error=self.on_error,
             seed=self.seed,
-            epoch=torch.zeros((), dtype=torch.int64).share_memory_() if split == "train" else None,
         )
 
     @property
@@ -412,39 +411,25 @@ class _Done(NamedTuple):
     failures: list[Failure]
 
 
-def _batches_here(
-    extractor: Callable[[Video], Tensor],
-    data: ActionDataModule,
-    split: str,
-    records: list[Record],
-    device: str | torch.device,
-) -> Iterator[_Done]:
-    dataset = _dataset(data, split, records)
-    loader = ActionLoader(
+_Work: TypeAlias = Callable[[Batch], _Done]
+
+
+def _loader(dataset: ActionDataset, data: ActionDataModule) -> ActionLoader:
+    return ActionLoader(
         dataset,
         batch_size=data.batch_size,
         sampler=SequentialSampler(dataset),
-        num_workers=data._workers(len(records)),
+        num_workers=data._workers(len(dataset)),
         collate_fn=Collate(dataset.specs, dataset.samplings, None),
     )
-    for batch in loader:
-        yield _work(extractor, batch, device)
 
 
-def _batches_on_ray(
-    extractor: Callable[[Video], Tensor],
-    data: ActionDataModule,
-    split: str,
-    records: list[Record],
-    device: str | torch.device,
-) -> Iterator[_Done]:
-    dataset = _dataset(data, split, records)
+def _on_ray(work: _Work, dataset: ActionDataset, data: ActionDataModule, gpus: int) -> Iterator[_Done]:
+    records, size = dataset.manifest.records, data.batch_size
     dataset.manifest = dataset.manifest.with_records(())  # the records travel with the batches
     dataset.threads = 1
-    job = partial(_work_on, extractor, dataset, device)
-    size = data.batch_size
-    todo = [tuple(records[i : i + size]) for i in range(0, len(records), size)]
-    gpus = int(torch.device(device).type == "cuda")
+    job = partial(_work_on, work, dataset)
+    todo = [records[i : i + size] for i in range(0, len(records), size)]
     while todo:
         lost: list[tuple[Record, ...]] = []
         for part, done in map_unordered(job, todo, workers=data.num_workers, engine="ray", gpus=gpus):
@@ -459,32 +444,18 @@ def _batches_on_ray(
         todo = lost
 
 
-def _work_on(
-    extractor: Callable[[Video], Tensor],
-    dataset: ActionDataset,
-    device: str | torch.device,
-    records: Sequence[Record],
-) -> _Done:
+def _work_on(work: _Work, dataset: ActionDataset, records: Sequence[Record]) -> _Done:
     """A batch from files to features, in whatever process."""
     dataset.manifest = dataset.manifest.with_records(records)
     collate = Collate(dataset.specs, dataset.samplings, None)
-    return _work(extractor, collate([dataset[i] for i in range(len(records))]), device)
+    return work(collate([dataset[i] for i in range(len(records))]))
 
 
-def _work(extractor: Callable[[Video], Tensor], batch: Batch, device: str | torch.device) -> _Done:
+def _work(extractor: Callable[[Video], Tensor], device: str | torch.device, batch: Batch) -> _Done:
     features: Iterable[NDArray[np.float32]] = ()
     if batch["id"]:
         features = _extract(extractor, batch["video"], device, batch["path"])
     return _Done(list(zip(batch["id"], features, strict=True)), batch["failures"])
-
-
-def _dataset(data: ActionDataModule, split: str, records: list[Record]) -> ActionDataset:
-    probe = copy.copy(data)
-    probe.train_sampling = probe.eval_sampling
-    probe._datasets = {}
-    whole = data.manifests[split]
-    probe._manifests = {split: replace(whole, records=tuple(records), root=whole.root.absolute())}
-    return probe.dataset(split)
 
 
 def _extract(
