@@ -32,7 +32,7 @@ from reference.bare_pyav import read_uniform
 from torch.utils.data import DataLoader, Dataset
 
 from lightning_har.data.dataset import ActionDataset
-from lightning_har.data.decode import PyAVVideo
+from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.manifest import Manifest, Record
 from lightning_har.spec import InputSpec, Sampling
 

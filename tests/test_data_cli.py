@@ -10,7 +10,8 @@ from rar_writer import write_rar
 
 from lightning_har import VideoFolderDataModule
 from lightning_har.cli.main import main
-from lightning_har.data.decode import PyAVVideo, probe
+from lightning_har.data.decode import probe
+from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.fake import fake_frames, write_fake_folder, write_video
 from lightning_har.data.hmdb51 import CLASSES, HMDB51DataModule
 from lightning_har.data.named import DATASETS, data_factory

@@ -239,7 +239,7 @@ def predict_windows(
 
     from lightning_har._lightning import interruptible
     from lightning_har.data.datamodule import EVAL_SAMPLING
-    from lightning_har.data.decode import PyAVVideo
+    from lightning_har.data.decode_pyav import PyAVVideo
     from lightning_har.data.parallel import progress
     from lightning_har.data.windows import sliding_windows, window_batches
     from lightning_har.run import quiet_lightning
@@ -376,7 +376,7 @@ def _annotation(file: Path, entry: Mapping[str, Any]) -> Any:
     """What stands on a frame: the same on each, or with windows the segments that it is in."""
     if "segments" not in entry:
         return _flat(entry["predictions"])
-    from lightning_har.data.decode import PyAVVideo
+    from lightning_har.data.decode_pyav import PyAVVideo
 
     with PyAVVideo(file) as video:
         times = video.times()

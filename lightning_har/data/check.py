@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from lightning_har._files import whole_file
-from lightning_har.data.decode import PyAVVideo
+from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.frames import FrameFolder
 from lightning_har.data.parallel import TOO_LONG, Died, Engine, map_unordered, progress
 from lightning_har.errors import DataError, DecodeError

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from lightning_har._files import whole_file
 from lightning_har.data.archives import unpack, unpack_nested, verify
-from lightning_har.data.decode import PyAVVideo, short_side
+from lightning_har.data.decode import short_side
+from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.folder import videos_in
 from lightning_har.data.manifest import VIDEO_SUFFIXES
 from lightning_har.data.official import Source

@@ -13,7 +13,7 @@ from lightning_har._lightning import Trainer
 from lightning_har.cli import predict as cli
 from lightning_har.cli.main import main
 from lightning_har.cli.predict import load_model, predict_windows
-from lightning_har.data.decode import PyAVVideo
+from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.modules.cnn_rnn import CNNRNNModule

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from videos import write_sound
 
-from lightning_har.data import decode
-from lightning_har.data.decode import PyAVVideo, probe, read_frames, short_side
+from lightning_har.data import decode_pyav
+from lightning_har.data.decode import open_video, probe, read_frames, short_side
+from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.errors import ConfigError, DecodeError
 
 FORMATS = {
@@ -91,7 +92,7 @@ def test_wrong_index_of_timestamps_is_noticed(tmp_path, make_video, number_of):
     with PyAVVideo(path) as video:
         table = video._timestamps()
         assert table.is_guess
-        video._table = decode._Table(table.pts + 1, table.key_ranks, table.key_seeks, is_guess=True)
+        video._table = decode_pyav._Table(table.pts + 1, table.key_ranks, table.key_seeks, is_guess=True)
         assert [number_of(f) for f in video.read([3, 30, 60])] == [3, 30, 60]
         assert not video._table.is_guess
 
@@ -215,7 +216,7 @@ def test_torchcodec_gives_the_same_frames(key, tmp_path, make_video, number_of):
     assert [number_of(f) for f in ours] == [number_of(f) for f in theirs]
     assert np.abs(ours.astype(int) - theirs).mean() <= 2
     with PyAVVideo(path) as a:
-        b = decode.open_video(path, "torchcodec")
+        b = open_video(path, "torchcodec")
         assert a.num_frames == b.num_frames
         b.close()
     small = [read_frames(path, indices, size=(40, 64), decoder=d).astype(int) for d in ("pyav", "torchcodec")]
