@@ -3,7 +3,8 @@
 ``python benchmarks/storage.py [--clips 16]``: clips of 20 frames of 256×256 (the study's), decoded once, stored as .npy
 and as compressed .npz in both types, and, for comparison, left as the H.264 files they came from. Times are of
 reading every clip once from a warm page cache (best of the rounds); "float batch" adds the conversion to a normalised
-float32 tensor, which a uint8 clip needs too. Where CUDA is there, also the copy of one batch to the device.
+float32 tensor, which a uint8 clip needs too. The copy of a batch of 16 clips goes to CUDA, from pinned memory, where
+that is there, else to other memory of the CPU.
 """
 
 from __future__ import annotations
@@ -108,16 +109,20 @@ def main() -> None:
                 "float_batch_ms": 1e3 * best(lambda: [float_batch(decode(f)) for f in files], args.rounds) / len(files),
             }
         )
-        if torch.cuda.is_available():
-            for row, dtype in ((rows[0], torch.uint8), (rows[2], torch.float32)):
-                batch = torch.zeros((16, 3, FRAMES, SIZE, SIZE), dtype=dtype).pin_memory()
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        for row, dtype in ((rows[0], torch.uint8), (rows[2], torch.float32)):
+            batch = torch.zeros((16, 3, FRAMES, SIZE, SIZE), dtype=dtype)
+            if device.type == "cuda":
+                batch = batch.pin_memory()
 
-                def move(batch: torch.Tensor = batch) -> None:
-                    batch.to("cuda")
+            def move(batch: torch.Tensor = batch) -> None:
+                batch.to(device, copy=True)
+                if device.type == "cuda":
                     torch.cuda.synchronize()
 
-                move()
-                row["to_device_ms_per_16"] = 1e3 * best(move, 10)
+            move()
+            row["to_device_ms_per_16"] = 1e3 * best(move, 10)
+            row["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
     machine = {"cores": os.cpu_count(), "cpu": platform.processor() or platform.machine(), "clips": args.clips}
     columns = list(dict.fromkeys(key for row in rows for key in row))
     print("  ".join(f"{c:>20}" for c in columns))
