@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 
 from lightning_har.data.features import FeatureDataModule
 from lightning_har.errors import ConfigError, DataError
+from lightning_har.nets.temporal import Average, Max, Moments
 from lightning_har.types import Failure
 
 Pool = Literal["avg", "max", "moments"]
+_PARTS = {"avg": Average, "max": Max, "moments": Moments}
 
 
 def video_level(
@@ -26,18 +28,19 @@ def video_level(
         data: Stored features, with one head. With ``on_error="skip"`` what cannot be read is left out.
         split: "train", "val" or "test".
         pool: "avg"; "max"; or "moments", mean and standard deviation side by side. The same as the parts of these
-            names in ``CNNRNNModule(backbone=None, temporal=...)``, which has a linear layer after them.
+            names in ``CNNRNNModule(backbone=None, temporal=...)``, which has a classifier after them.
 
     Returns:
         (N, D), or (N, 2 D) of moments; labels (N,).
 
     Raises:
         ConfigError: Unknown pool, or labels of several heads.
-        DataError: The data has no such split, or a video without a label.
+        DataError: The data has no such split, a video without a label, or no video that can be read.
     """
-    if pool not in ("avg", "max", "moments"):
+    if pool not in _PARTS:
         raise ConfigError(f"pool is {pool!r}; it must be 'avg', 'max' or 'moments'")
     dataset: Any = data.dataset(split)
+    part = _PARTS[pool](data.feature_shape[1])
     vectors, labels = [], []
     for i in range(len(dataset)):
         sample = dataset[i]
@@ -48,12 +51,8 @@ def video_level(
             raise ConfigError(f"{data.manifest} has the heads {', '.join(label)}; these classifiers take one label")
         if label is None:
             raise DataError(f"{data.manifest}: {sample['id']} has no label")
-        frames = np.asarray(sample["video"], np.float32)
-        if pool == "max":
-            vectors.append(frames.max(0))
-        else:
-            # The epsilon of the network's part, so that both give the same numbers.
-            spread = [np.sqrt(frames.var(0) + 1e-6)] if pool == "moments" else []
-            vectors.append(np.concatenate([frames.mean(0), *spread]))
+        vectors.append(part(sample["video"][None])[0].numpy())
         labels.append(int(label))
+    if not vectors:
+        raise DataError(f"{data.manifest}: none of the {len(dataset)} videos of {split} can be read")
     return np.stack(vectors), np.asarray(labels, np.int64)
