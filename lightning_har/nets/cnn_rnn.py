@@ -11,6 +11,7 @@ from lightning_har.errors import ConfigError
 from lightning_har.nets import temporal as parts
 from lightning_har.nets.backbones import Backbone
 from lightning_har.nets.heads import ClassifierHead
+from lightning_har.nets.preprocess import channels_last
 from lightning_har.types import Logits, NumClasses
 
 Temporal = Literal["gru", "lstm", "convlstm", "convnet1d", "avg", "max", "moments", "attention", "single"]
@@ -103,8 +104,9 @@ class CNNRNN(nn.Module):
 
     def forward_features(self, video: Tensor) -> Tensor:
         """(B, C, T, H, W) or (B, T, D) to what the classifier sees, (B, D')."""
-        if isinstance(self.temporal, parts.SingleFrame) and video.ndim == 5:
-            video = self.temporal.pick(video, 2)  # The backbone need not look at frames that are thrown away.
+        if hasattr(self.temporal, "pick") and video.ndim == 5:
+            # The backbone need not look at frames that are thrown away.
+            video = self.temporal.pick(video, 2)  # type: ignore[operator]
         features = self.frame_features(video) if video.ndim == 5 else video
         if features.ndim == 3:
             # Dropout1d drops whole channels of (B, D, T): the same features in every frame.
@@ -117,9 +119,7 @@ class CNNRNN(nn.Module):
         if self.backbone is None:
             raise ConfigError("this network was built without a backbone; give it features (B, T, D)")
         batch = video.shape[0]
-        frames = video.transpose(1, 2).flatten(0, 1)
-        if not torch.compiler.is_compiling():  # compilers choose the layout; ExecuTorch takes no other than its own
-            frames = frames.contiguous(memory_format=torch.channels_last)
+        frames = channels_last(video.transpose(1, 2).flatten(0, 1))
         extract = self.backbone.forward_map if getattr(self.temporal, "needs_maps", False) else self.backbone
         if self.freeze and torch.is_grad_enabled():
             with torch.no_grad():

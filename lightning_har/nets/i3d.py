@@ -20,6 +20,7 @@ from lightning_har.errors import WeightsError
 from lightning_har.nets.checks import check_clip
 from lightning_har.nets.conv_head import averaged_logits, conv_heads, sliding_average
 from lightning_har.nets.inflate import inflate_weight
+from lightning_har.nets.preprocess import channels_last
 from lightning_har.types import Logits, NumClasses
 
 Triple = tuple[int, int, int]
@@ -160,9 +161,9 @@ class I3D(nn.Module):
             name="I3D (Inception-v1)",
         )
         x = video
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if x.device.type == "cpu":
             # What oneDNN convolves in without reordering before and after each layer; the pools run along channels.
-            x = x.contiguous(memory_format=torch.channels_last_3d)
+            x = channels_last(x)
         for name, layer in self.named_children():
             if name == "dropout":
                 break

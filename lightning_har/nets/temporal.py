@@ -1,7 +1,8 @@
 """What follows a frame-level extractor: (B, T, D) to (B, D').
 
 Each part has ``num_features`` (D'); those that can run frame by frame have ``step(x, state)``, whose outputs
-equal those of ``forward`` on the same frames, and ``initial_state(batch_size)``.
+equal those of ``forward`` on the same frames, and ``initial_state(batch_size)``. One that looks at few frames has
+``pick(video, dim)``, which takes these alone; one that wants feature maps says ``needs_maps``.
 
 The recurrent cells are two linear layers and elementwise gates: they equal ``nn.GRU`` and ``nn.LSTM``, and
 their matrix products quantize and export as ordinary linear layers.
@@ -54,7 +55,7 @@ class SingleFrame(nn.Module):
         return self.pick(features, 1)[:, 0]
 
     def pick(self, video: Tensor, dim: int) -> Tensor:
-        """Of a video with its frames along ``dim``, frame T // 2 alone, T = 1."""
+        """Of a video, or features, with its frames along ``dim``, frame T // 2 alone: T = 1."""
         return video.narrow(dim, video.shape[dim] // 2, 1)
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from lightning_har.errors import ConfigError
 from lightning_har.nets.backbones import Backbone
 from lightning_har.nets.heads import ClassifierHead
+from lightning_har.nets.preprocess import channels_last
 from lightning_har.types import Logits, NumClasses
 
 Consensus = Literal["avg", "max", "weighted"]
@@ -77,9 +78,7 @@ class TSN(nn.Module):
         snippets = video.transpose(1, 2).unflatten(1, (-1, self.snippet_length))  # (B, S, L, C, H, W)
         if self.difference:
             snippets = snippets[:, :, 1:] - snippets[:, :, :-1]
-        frames = snippets.flatten(2, 3).flatten(0, 1)
-        if not torch.compiler.is_compiling():  # compilers choose the layout; ExecuTorch takes no other than its own
-            frames = frames.contiguous(memory_format=torch.channels_last)
+        frames = channels_last(snippets.flatten(2, 3).flatten(0, 1))
         features: Tensor = self._extract(frames).unflatten(0, (batch, -1))
         return features
 
