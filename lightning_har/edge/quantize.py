@@ -410,7 +410,14 @@ def _quantizer(backend: Backend) -> Any:
             )
         except ImportError as error:
             raise ConfigError("this needs executorch: pip install lightning-har[executorch]") from error
-        return XNNPACKQuantizer().set_global(_with_steps(get_symmetric_quantization_config(is_per_channel=True)))
+
+        class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
+            def annotate(self, model: Any) -> Any:
+                model = super().annotate(model)
+                _share_codes(model)
+                return model
+
+        return Quantizer().set_global(_with_steps(get_symmetric_quantization_config(is_per_channel=True)))
     if backend == "x86":
         from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
             X86InductorQuantizer,
@@ -419,6 +426,29 @@ def _quantizer(backend: Backend) -> Any:
 
         return X86InductorQuantizer().set_global(_with_steps(get_default_x86_inductor_quantization_config()))
     raise ConfigError(f"backend is {backend!r}; it must be 'xnnpack' or 'x86'")
+
+
+def _share_codes(model: Any) -> None:
+    """Let what only reshapes have its input's codes; XNNPACK refuses to load a reshape whose two sides differ.
+
+    The quantizer does so itself, but not past an unflatten or unsqueeze.
+    """
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, SharedQuantizationSpec
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    aten = torch.ops.aten
+    reshaping = {
+        *(aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim, aten.flatten.using_ints, aten.view.default),
+        *(aten.reshape.default, aten.permute.default, aten.transpose.int, aten.dropout.default),
+    }
+    for node in model.graph.nodes:
+        if node.target not in reshaping or Q_ANNOTATION_KEY in node.meta:
+            continue
+        source = node.args[0]
+        known = source.meta.get(Q_ANNOTATION_KEY)
+        if known is not None and known.output_qspec is not None:
+            shared = SharedQuantizationSpec(source)
+            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation({source: shared}, shared, _annotated=True)
 
 
 def _with_steps(config: Any) -> Any:
