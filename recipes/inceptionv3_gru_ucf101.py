@@ -41,7 +41,7 @@ if __name__ == "__main__":
             backbone="inception_v3.tf_in1k",
             temporal="gru",
             hidden=2048,
-            reset="before",
+            reset="before",  # of a GRU, as in Keras; an LSTM has none
             input_dropout=0.5,
             head_width=512,
             dropout=0.5,
@@ -60,5 +60,5 @@ if __name__ == "__main__":
         ),
         trainer={"max_epochs": 500, "callbacks": [EarlyStopping("val_loss", patience=10)]},
         monitor="val_loss",
-        smoke={"module.num_frames": 4, "module.input_size": 96},
+        smoke={"module.num_frames": 4, "module.input_size": 224},
     )

@@ -33,6 +33,7 @@ if __name__ == "__main__":
             backbone="inception_v3.tf_in1k",
             temporal="lstm",
             hidden=2048,
+            reset="before",  # of a GRU, as in Keras; an LSTM has none
             input_dropout=0.5,
             head_width=512,
             dropout=0.5,
@@ -51,5 +52,5 @@ if __name__ == "__main__":
         ),
         trainer={"max_epochs": 500, "callbacks": [EarlyStopping("val_loss", patience=10)]},
         monitor="val_loss",
-        smoke={"module.num_frames": 4, "module.input_size": 96},
+        smoke={"module.num_frames": 4, "module.input_size": 224},
     )

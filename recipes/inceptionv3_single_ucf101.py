@@ -56,5 +56,5 @@ if __name__ == "__main__":
         ),
         trainer={"max_epochs": 500, "callbacks": [EarlyStopping("val_loss", patience=10)]},
         monitor="val_loss",
-        smoke={"module.num_frames": 4, "module.input_size": 96},
+        smoke={"module.num_frames": 4, "module.input_size": 224},
     )

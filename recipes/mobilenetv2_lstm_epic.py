@@ -9,7 +9,8 @@ From the study: 20 frames spread evenly, 256 × 256, through a frozen ImageNet M
 from epoch 35 and again every 20, 100 epochs with early stopping, batch 16 on one GPU; scores are on the validation
 list, since the test labels are not published. Dropout is 0.5 in its text and 0.4 in its code: 0.5 here. Its table 1 is
 on a third of the data, of which it does not say which; here it is all that is on disk. Not given, and chosen here: what
-stops is 10 epochs without a lower validation loss; frames are resized whole.
+stops is 10 epochs without a lower validation loss; frames are resized whole. With verbs and nouns, the other variant,
+the study reports nothing of an LSTM.
 """
 
 from functools import partial
@@ -20,11 +21,11 @@ from lightning_har.modules.cnn_rnn import CNNRNNModule
 from lightning_har.run import run
 
 REPORTED = {
-    "on": "EPIC-KITCHENS-100, a third, verb categories, validation",
-    "top1": {"table 1": 0.0711},
-    "top3": {"table 1": 0.2126},
-    "top5": {"table 1": 0.3158},
-    "trainable_parameters": {"table 1": 266_963},
+    "on": "EPIC-KITCHENS-100, validation (categories: a third of it)",
+    "categories/top1": {"table 1": 0.0711},
+    "categories/top3": {"table 1": 0.2126},
+    "categories/top5": {"table 1": 0.3158},
+    "categories/trainable_parameters": {"table 1": 266_963},
 }
 
 if __name__ == "__main__":
@@ -45,7 +46,11 @@ if __name__ == "__main__":
             gamma=0.2,
             topk=(1, 3, 5),
         ),
-        data=partial(EpicKitchensDataModule, target="verb_category", batch_size=16),
+        data=partial(EpicKitchensDataModule, batch_size=16),
         trainer={"max_epochs": 100, "callbacks": [EarlyStopping("val_loss", patience=10)]},
+        variants={
+            "categories": {"data.target": "verb_category"},
+            "verbs_nouns": {"data.target": "verb_noun"},
+        },
         smoke={"module.input_size": 128},
     )

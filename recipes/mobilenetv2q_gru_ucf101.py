@@ -41,7 +41,7 @@ if __name__ == "__main__":
             backbone="mobilenetv2_quant",
             temporal="gru",
             hidden=1280,
-            reset="before",
+            reset="before",  # of a GRU, as in Keras; an LSTM has none
             input_dropout=0.5,
             head_width=512,
             dropout=0.5,

@@ -33,6 +33,7 @@ if __name__ == "__main__":
             backbone="mobilenetv2_quant",
             temporal="lstm",
             hidden=1280,
+            reset="before",  # of a GRU, as in Keras; an LSTM has none
             input_dropout=0.5,
             head_width=512,
             dropout=0.5,

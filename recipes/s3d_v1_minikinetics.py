@@ -34,5 +34,5 @@ if __name__ == "__main__":
         ),
         data=partial(KineticsDataModule, classes=5, train_clips=400, test_clips=25, batch_size=5),
         trainer={"max_epochs": 200},
-        smoke={"module.num_frames": 16, "module.input_size": 64},
+        smoke={"module.num_frames": 49, "module.input_size": 80},
     )
