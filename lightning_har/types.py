@@ -18,7 +18,7 @@ Clips are uint8 until they reach the device; a float clip is taken as already sc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 from typing_extensions import NotRequired, TypedDict
@@ -34,6 +34,17 @@ NumClasses: TypeAlias = int | Mapping[str, int]
 
 ClassNames: TypeAlias = tuple[str, ...] | dict[str, tuple[str, ...]]
 """Names in label order, of the only head or of each head by name."""
+
+
+def to_class_names(told: Any) -> ClassNames | None:
+    """Class names as a file keeps them: a list, a dict of lists by head, or None.
+
+    Raises:
+        TypeError: It is none of these.
+    """
+    if isinstance(told, Mapping):
+        return {str(head): tuple(map(str, names)) for head, names in told.items()}
+    return None if told is None else tuple(map(str, told))
 
 
 class Failure(NamedTuple):

@@ -31,7 +31,7 @@ from lightning_har.data.parallel import Died, Engine, map_unordered, progress
 from lightning_har.data.sampling import plan
 from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.spec import InputSpec, Sampling
-from lightning_har.types import Batch, ClassNames, Failure, Video
+from lightning_har.types import Batch, ClassNames, Failure, Video, to_class_names
 
 Dtype: TypeAlias = Literal["float32", "float16", "uint8"]
 SETTINGS = "extract.json"
@@ -319,10 +319,7 @@ class FeatureDataModule(ActionDataModule):
         path = self.manifest.parent / SETTINGS
         if not path.is_file():
             return None
-        names = json.loads(path.read_text(encoding="utf-8")).get("class_names")
-        if isinstance(names, dict):
-            return {head: tuple(values) for head, values in names.items()}
-        return None if names is None else tuple(names)
+        return to_class_names(json.loads(path.read_text(encoding="utf-8")).get("class_names"))
 
     def _read_scales(self) -> dict[str, tuple[float, float]]:
         if self._scales is None:

@@ -27,7 +27,7 @@ from lightning_har.data.manifest import Manifest, Record, inside_root, raise_if,
 from lightning_har.data.official import Coverage
 from lightning_har.data.parallel import Died, Engine, map_unordered, progress
 from lightning_har.errors import ConfigError, DataError, DecodeError
-from lightning_har.types import ClassNames, Failure
+from lightning_har.types import ClassNames, Failure, to_class_names
 
 INDEX = "index.jsonl"
 
@@ -79,7 +79,8 @@ class ShardDataModule(ActionDataModule):
         try:
             with open(path, encoding="utf-8") as file:
                 head = json.loads(next(file))
-                names, coverage, clips = _names(head["class_names"]), dict(head["coverage"]), dict(head["clips"])
+                names = to_class_names(head["class_names"])
+                coverage, clips = dict(head["coverage"]), dict(head["clips"])
                 for line in file:
                     row = json.loads(line)
                     record, member = _record(row["record"], names), _member(row["member"], self.root.absolute())
@@ -108,12 +109,6 @@ class ShardDataModule(ActionDataModule):
             assert isinstance(manifest, ShardManifest)
             return partial(_open_member, manifest.members, self.decoder)
         return super().opener(manifest, modality)
-
-
-def _names(names: Any) -> ClassNames | None:
-    if isinstance(names, dict):
-        return {head: tuple(map(str, of_head)) for head, of_head in names.items()}
-    return None if names is None else tuple(map(str, names))
 
 
 def _record(fields: dict[str, Any], names: ClassNames | None) -> Record:

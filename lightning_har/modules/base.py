@@ -26,7 +26,7 @@ from lightning_har.errors import ConfigError
 from lightning_har.modules.aids import distillation, mix, recompute
 from lightning_har.nets.preprocess import check_clip, normalize
 from lightning_har.spec import InputSpec, Sampling
-from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video
+from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video, to_class_names
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -612,9 +612,8 @@ class ActionRecognizer(LightningModule):
         ours = checkpoint.get("lightning_har")
         if ours is None:
             return
-        names = ours["class_names"]
-        if names is not None:
-            self.class_names = {h: tuple(n) for h, n in names.items()} if isinstance(names, dict) else tuple(names)
+        if ours["class_names"] is not None:
+            self.class_names = to_class_names(ours["class_names"])
         if ours["eval_sampling"] is not None:
             self.eval_sampling = Sampling.from_dict(ours["eval_sampling"])
 

@@ -25,12 +25,12 @@ from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.spec import InputSpec, Sampling
-from lightning_har.types import NumClasses
+from lightning_har.types import NumClasses, to_class_names
 from lightning_har.weights.card import LIBRARY, Card, render
 from lightning_har.weights.fetch import digests
 from lightning_har.weights.hub import CONFIG, FORMAT_VERSION, README, WEIGHTS, Zoo, read_config, resolve
 from lightning_har.weights.in_place import Place, read_into, read_places
-from lightning_har.weights.int8 import SCALE, split_scales, stored
+from lightning_har.weights.int8 import SCALE, join_scales, stored
 from lightning_har.weights.matching import check_fit
 from lightning_har.weights.safetensors_io import save_safetensors
 
@@ -130,12 +130,12 @@ def load(
     config = read_config(folder)
     found = _class(config, cls, folder)
     what = str(id_or_path)
-    places, scales = split_scales(read_places(folder / WEIGHTS), what)
+    places = join_scales(read_places(folder / WEIGHTS), what)
     if num_classes is None:
         module = _build(found, config, what)
-        _fill(module.net, folder, places, scales, what)
+        _fill(module.net, folder, places, what)
     else:
-        module = _with_new_head(found, config, folder, places, scales, num_classes, what)
+        module = _with_new_head(found, config, folder, places, num_classes, what)
     _introduce(module, config, keep_names=num_classes is None, what=what)
     if map_location is not None:
         module.to(map_location)
@@ -273,7 +273,6 @@ def _fill(
     net: nn.Module,
     folder: Path,
     places: Mapping[str, Place],
-    scales: Mapping[str, Place],
     what: str,
     *,
     new: frozenset[str] = frozenset(),
@@ -284,14 +283,10 @@ def _fill(
     expected = {name: tuple(tensor.shape) for name, tensor in own.items() if name not in new}
     given = {name: place.shape for name, place in places.items() if name not in old}
     check_fit(expected, given, network=type(net).__name__, what=what)
-    bare = [n for n in expected if places[n].dtype is torch.int8 and own[n].is_floating_point() and n not in scales]
-    if bare:
-        raise WeightsError(f"{what}: {', '.join(sorted(bare))}: in 8 bits, without {SCALE[1:]}. Fetch it again")
+    codes = [name for name in expected if places[name].dtype is torch.int8 and own[name].is_floating_point()]
+    if bare := sorted(name for name in codes if places[name].scale is None):
+        raise WeightsError(f"{what}: {', '.join(bare)}: in 8 bits, without {SCALE[1:]}. Fetch it again")
     read_into(folder / WEIGHTS, places, {name: own[name] for name in expected})
-    factors = {name: torch.empty(scales[name].shape) for name in expected if name in scales}
-    read_into(folder / WEIGHTS, scales, factors)
-    for name, factor in factors.items():
-        own[name].mul_(factor.view(-1, *(1,) * (own[name].ndim - 1)))
     # Copies nothing, every tensor being its own source; it runs the hooks of modules that prepare for new weights.
     net.load_state_dict(own)
 
@@ -301,7 +296,6 @@ def _with_new_head(
     config: Mapping[str, Any],
     folder: Path,
     places: Mapping[str, Place],
-    scales: Mapping[str, Place],
     num_classes: NumClasses,
     what: str,
 ) -> ActionRecognizer:
@@ -315,7 +309,7 @@ def _with_new_head(
     new = frozenset(name for name in names if name in old or name not in places)
     if not num_classes:  # features: whatever only served the head goes too
         old |= places.keys() - names
-    _fill(module.net, folder, places, scales, what, new=new, old=old)
+    _fill(module.net, folder, places, what, new=new, old=old)
     if new:
         _LOG.warning("%s: a new, untrained head for %s classes: %s", what, num_classes, ", ".join(sorted(new)))
     else:
@@ -337,8 +331,7 @@ def _introduce(module: ActionRecognizer, config: Mapping[str, Any], *, keep_name
     if keep_names and class_names is not None:
         if not _fits_classes(class_names, module.num_classes):
             raise WeightsError(f"{what}: {CONFIG} has bad class names; it needs one for each of {module.num_classes}")
-        named = isinstance(class_names, Mapping)
-        module.class_names = {h: tuple(n) for h, n in class_names.items()} if named else tuple(class_names)
+        module.class_names = to_class_names(class_names)
 
 
 def _fits_classes(names: Any, counts: NumClasses) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,12 +22,14 @@ class Place(NamedTuple):
         shape: Empty for a scalar.
         start: First byte, from the file's beginning.
         stop: Behind the last.
+        scale: Of a tensor in 8 bits (``int8.join_scales``): where the factor of each row lies, float32 (K,).
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     start: int
     stop: int
+    scale: Place | None = None
 
 
 _DTYPES = {
@@ -66,11 +69,11 @@ def read_places(path: str | Path) -> dict[str, Place]:
 
 
 def read_into(path: str | Path, places: Mapping[str, Place], targets: Mapping[str, Tensor]) -> None:
-    """Fill tensors from a file, one after another.
+    """Fill tensors from a file, one after another; what is in 8 bits becomes codes × scale.
 
     Args:
         path: The file.
-        places: What ``read_places`` said, those of ``targets`` at least.
+        places: Where they lie, those of ``targets`` at least.
         targets: CPU tensors by name, of the same shapes. Another dtype is converted.
 
     Raises:
@@ -81,15 +84,28 @@ def read_into(path: str | Path, places: Mapping[str, Place], targets: Mapping[st
             place, target = places[name], targets[name]
             direct = target.dtype == place.dtype and target.is_contiguous()
             content = target if direct else torch.empty(place.shape, dtype=place.dtype)
-            if content.numel() == 0:
-                continue
-            octets = memoryview(content.detach().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
-            file.seek(place.start)
-            done = 0
-            while done < len(octets):
-                count = file.readinto(octets[done:])
-                if not count:
-                    raise WeightsError(f"{path} ends within {name}: it was changed while it was read. Fetch it again.")
-                done += count
+            _read(file, name, place, content)
             if not direct:
                 target.copy_(content)
+            if place.scale is not None:
+                scale = torch.empty(place.scale.shape, dtype=place.scale.dtype)
+                _read(file, name, place.scale, scale)
+                target.mul_(by_row(scale, target.ndim))
+
+
+def by_row(scale: Tensor, ndim: int) -> Tensor:
+    """(K,) to (K, 1, ...) of ``ndim`` axes, a factor for each row of a tensor."""
+    return scale.view(-1, *(1,) * (ndim - 1))
+
+
+def _read(file: io.FileIO, name: str, place: Place, into: Tensor) -> None:
+    if into.numel() == 0:
+        return
+    octets = memoryview(into.detach().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    file.seek(place.start)
+    done = 0
+    while done < len(octets):
+        count = file.readinto(octets[done:])
+        if not count:
+            raise WeightsError(f"{file.name} ends within {name}: it was changed while it was read. Fetch it again.")
+        done += count

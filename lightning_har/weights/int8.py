@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_har.errors import WeightsError
-from lightning_har.weights.in_place import Place
+from lightning_har.weights.in_place import Place, by_row
 
 SCALE = ".scale"
 _MOST = 127
@@ -45,11 +45,11 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 def dequantize(codes: Tensor, scale: Tensor) -> Tensor:
     """Codes (K, ...) and scales (K,) to float32 (K, ...)."""
-    return codes.float() * scale.view(-1, *(1,) * (codes.ndim - 1))
+    return codes.float() * by_row(scale, codes.ndim)
 
 
 def matrices(net: nn.Module) -> list[str]:
-    """Names of what is stored in 8 bits: the weights of linear layers and convolutions, float with two axes or more."""
+    """Names of what is stored in 8 bits: float parameters of two axes or more, as of linear layers and convolutions."""
     return [name for name, p in net.named_parameters() if p.ndim > 1 and p.is_floating_point()]
 
 
@@ -76,26 +76,26 @@ def stored(net: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def split_scales(places: Mapping[str, Place], what: str) -> tuple[dict[str, Place], dict[str, Place]]:
-    """A file's tensors, and the scales of those that are in 8 bits, by the tensor's name.
+def join_scales(places: Mapping[str, Place], what: str) -> dict[str, Place]:
+    """A file's tensors, those in 8 bits with their scales.
 
     Args:
-        places: As ``in_place.read_places`` found them.
+        places: As ``in_place.read_places`` found them, where a scale is a tensor like another.
         what: What the weights are, to begin an error with.
 
     Raises:
         WeightsError: Scales that do not fit their tensor.
     """
-    scales = {
-        name: places[f"{name}{SCALE}"]
-        for name, place in places.items()
-        if place.dtype is torch.int8 and f"{name}{SCALE}" in places
-    }
-    for name, scale in scales.items():
-        if scale.dtype is not torch.float32 or scale.shape != places[name].shape[:1]:
+    joined = dict(places)
+    for name, place in places.items():
+        scale = places.get(f"{name}{SCALE}") if place.dtype is torch.int8 else None
+        if scale is None:
+            continue
+        if scale.dtype is not torch.float32 or scale.shape != place.shape[:1]:
             raise WeightsError(
                 f"{what}: {name}{SCALE} is {scale.dtype} {scale.shape}; {name}, in 8 bits, needs float32 "
-                f"{places[name].shape[:1]}. Fetch it again"
+                f"{place.shape[:1]}. Fetch it again"
             )
-    taken = {f"{name}{SCALE}" for name in scales}
-    return {name: place for name, place in places.items() if name not in taken}, scales
+        joined[name] = place._replace(scale=scale)
+        del joined[f"{name}{SCALE}"]
+    return joined
