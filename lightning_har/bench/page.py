@@ -12,12 +12,15 @@ from lightning_har.bench.rows import COSTS, Row
 
 
 class Column(NamedTuple):
-    """A column of the table: its head, the value that it sorts by, and the text of its cell."""
+    """A column of the table: its head, the value that it sorts by, the text of its cell; the metric, and its scale."""
 
     head: str
     value: Callable[[Row], float | str | None]
     text: Callable[[Row], str]
     title: str = ""
+    metric: str = ""
+    scale: float = 1.0
+    digits: int = 0
 
 
 def _score(key: str, head: str) -> Column:
@@ -25,7 +28,7 @@ def _score(key: str, head: str) -> Column:
         value, std = s["values"].get(key), s["std"].get(key)
         return "–" if value is None else f"{100 * value:.1f}" + (f" ± {100 * std:.1f}" if std is not None else "")
 
-    return Column(head, lambda s: s["values"].get(key), text, "mean, ± standard deviation over runs")
+    return Column(head, lambda s: s["values"].get(key), text, "mean, ± standard deviation over runs", key, 100, 1)
 
 
 def _cost(key: str, head: str, scale: float, digits: int) -> Column:
@@ -36,7 +39,7 @@ def _cost(key: str, head: str, scale: float, digits: int) -> Column:
         small = 0 < abs(value * scale) < 10**-digits  # of which rounding would leave nothing
         return f"{value * scale:.1g}" if small else f"{value * scale:,.{digits}f}"
 
-    return Column(head, lambda s: s["values"].get(key), text, COSTS.get(key, key))
+    return Column(head, lambda s: s["values"].get(key), text, COSTS.get(key, key), key, scale, digits)
 
 
 def _interval(s: Row) -> str:
@@ -46,10 +49,20 @@ def _interval(s: Row) -> str:
     return f"{100 * low:.1f} – {100 * high:.1f}"
 
 
-def reported_text(s: Row, metric: str = "top1") -> str:
-    """What a study reports: every figure with where it stands; "–" for none."""
-    figures = s["reported"].get(metric, {})
-    return "; ".join(f"{100 * v:.1f} ({where})" for where, v in figures.items()) or "–"
+def _reported(column: Column) -> Column:
+    """What studies report of a column's metric: every figure with where it stands; "–" for none."""
+
+    def text(s: Row) -> str:
+        figures = s["reported"].get(column.metric, {})
+        return "; ".join(f"{v * column.scale:,.{column.digits}f} ({where})" for where, v in figures.items()) or "–"
+
+    head = column.head.replace(", measured", "")
+    return Column(
+        head.replace(" (", ", reported (") if "(" in head else f"{head}, reported",
+        lambda s: max(s["reported"].get(column.metric, {}).values(), default=None),
+        text,
+        "by the study, on its own data",
+    )
 
 
 COLUMNS = (
@@ -60,18 +73,13 @@ COLUMNS = (
     Column(
         "95 % interval", lambda s: (s["top1_interval"] or [None])[0], _interval, "Wilson, clips taken as independent"
     ),
-    Column(
-        "top-1, reported (%)",
-        lambda s: max(s["reported"].get("top1", {}).values(), default=None),
-        reported_text,
-        "by the study, on its own data",
-    ),
     _score("top5", "top-5 (%)"),
     _score("precision_macro", "precision (%)"),
     _score("recall_macro", "recall (%)"),
     _score("f1_macro", "F1 (%)"),
     _cost("num_predicted_classes", "classes predicted", 1, 0),
     _cost("parameters", "parameters (M)", 1e-6, 2),
+    _cost("trainable_parameters", "trainable (M)", 1e-6, 3),
     _cost("macs", "multiply-adds (G)", 1e-9, 2),
     _cost("checkpoint_bytes", "size (MB)", 1e-6, 1),
     _cost("train_peak_bytes", "training memory (MiB)", 2**-20, 0),
@@ -84,8 +92,32 @@ COLUMNS = (
     _cost("data_wait_share", "waiting (%)", 100, 0),
 )
 
+
+def columns_of(summaries: Sequence[Row]) -> list[Column]:
+    """The columns, beside each measured number the reported one where a study has one.
+
+    A metric that only a study names, such as the top-1 of verbs, has its two columns where it was measured.
+    """
+    figures = _metrics_reported(summaries)
+    columns = []
+    for column in COLUMNS:
+        columns.append(column)
+        if column.metric in figures or column.metric == "top1":
+            columns.append(_reported(column))
+    known = {column.metric for column in columns}
+    for metric in figures:
+        if metric not in known and any(s["values"].get(metric) is not None for s in summaries):
+            column = _score(metric, f"{metric} (%)")
+            columns += [column, _reported(column)]
+    return columns
+
+
+def _metrics_reported(summaries: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(k for s in summaries for k in s["reported"] if k != "on"))
+
+
 _MARKDOWN = (
-    *("model", "runs", "clips", "top-1, measured (%)", "95 % interval", "top-1, reported (%)", "top-5 (%)", "F1 (%)"),
+    *("model", "runs", "clips", "top-1, measured (%)", "95 % interval", "top-5 (%)", "F1 (%)"),
     *("classes predicted", "parameters (M)", "multiply-adds (G)", "size (MB)", "training memory (MiB)"),
     *("test memory (MiB)", "latency p50 (ms)", "reading p50 (ms)", "epoch (s)", "waiting (%)"),
 )
@@ -133,7 +165,9 @@ MEASURES = (
 
 def markdown(title: str, summaries: Sequence[Row], rows: Sequence[Row]) -> str:
     """The table of models, failures and notes below it, and the conditions."""
-    columns = [c for c in COLUMNS if c.head in _MARKDOWN]
+    figures = _metrics_reported(summaries)
+    left_out = {c.head for c in COLUMNS if c.metric not in figures} - set(_MARKDOWN)
+    columns = [c for c in columns_of(summaries) if c.head not in left_out]
     lines = [f"# {title}", "", MEASURES, "", " | ".join(["", *(c.head for c in columns), ""]).strip()]
     lines.append("|" + " --- |" * len(columns))
     for s in summaries:
@@ -147,10 +181,11 @@ def markdown(title: str, summaries: Sequence[Row], rows: Sequence[Row]) -> str:
 
 def _remarks(summaries: Sequence[Row]) -> list[str]:
     lines = []
+    columned = {c.metric for c in columns_of(summaries)}
     for s in summaries:
         lines += [f"- {s['name']} failed: {error.splitlines()[0]}" for error in s["errors"]]
         lines += [f"- {s['name']}: {note}" for note in s["notes"]]
-        shown = ("on", "top1") if s["runs"] else ("on",)
+        shown = ("on", *(columned if s["runs"] else ()))
         others = {k: v for k, v in s["reported"].items() if k not in shown}
         if s["reported"].get("on"):
             more = "; ".join(f"{k} {_figures(v)}" for k, v in others.items())
@@ -250,16 +285,17 @@ def _cell(value: Any, text: str, css: str = "") -> str:
 
 
 def _table(summaries: Sequence[Row]) -> str:
-    head = "".join(f'<th title="{html.escape(c.title)}">{html.escape(c.head)}</th>' for c in COLUMNS)
+    columns = columns_of(summaries)
+    head = "".join(f'<th title="{html.escape(c.title)}">{html.escape(c.head)}</th>' for c in columns)
     body = []
     for s in summaries:
         if s["runs"]:
-            cells = [_cell(c.value(s), c.text(s), _css(c, s)) for c in COLUMNS]
+            cells = [_cell(c.value(s), c.text(s), _css(c, s)) for c in columns]
         else:
             reason = html.escape("\n".join(s["errors"]))
             cells = [
                 _cell(s["name"], s["name"]),
-                f'<td class="failed" colspan="{len(COLUMNS) - 1}">failed: {reason}</td>',
+                f'<td class="failed" colspan="{len(columns) - 1}">failed: {reason}</td>',
             ]
         body.append(f"<tr>{''.join(cells)}</tr>")
     return _wide(head, body)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from harness_runs import write_run
 
-from lightning_har.bench.page import write_page
+from lightning_har.bench.page import markdown, write_page
 from lightning_har.bench.rows import read_row, summarize
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -29,6 +29,35 @@ def test_what_the_page_says(page):
     assert "called with: --epochs 3" in text
     assert "24 clips: too few for a confidence interval" in text
     assert ">0.003<" in text  # not 0.00
+
+
+def test_what_is_reported_stands_beside_what_is_measured(tmp_path):
+    row = read_row(write_run(tmp_path / "r") / "report.json", "m", "m")
+    row["values"] |= {"top5": 0.875, "trainable_parameters": 446_909, "verb_top1": 0.25}
+    other = {**row, "name": "o", "recipe": "o"}
+    reported = {
+        "on": "X",
+        "top5": {"table 1": 0.9297},
+        "trainable_parameters": {"table 1": 266_963},
+        "verb_top1": {"table 2": 0.188},
+        "noun_top1": {"table 2": 0.0382},  # not measured: it has no column, and is told below
+    }
+    summaries = summarize([row, other], {"m": reported})
+    lines = [line.strip("| ").split(" | ") for line in markdown("T", summaries, [row]).splitlines() if "|" in line]
+    head, mine, others = lines[0], lines[2], lines[3]
+    for name, measured, figure in (
+        ("top-5", "87.5", "93.0 (table 1)"),
+        ("verb_top1", "25.0", "18.8 (table 2)"),
+    ):
+        at = head.index(f"{name} (%)")
+        assert head[at + 1] == f"{name}, reported (%)"
+        assert (mine[at], mine[at + 1], others[at], others[at + 1]) == (measured, figure, measured, "–")
+    at = head.index("trainable (M)")
+    assert (mine[at], mine[at + 1]) == ("0.447", "0.267 (table 1)")
+    assert "noun_top1 (%)" not in head
+    assert "- m: reported on X: noun_top1 0.0382 (table 2)\n" in markdown("T", summaries, [row])
+    write_page("T", summaries, [row], {}, {}, tmp_path / "p.html")
+    assert '<td data-value="0.9297" class=reported>93.0 (table 1)</td>' in (tmp_path / "p.html").read_text()
 
 
 @pytest.mark.slow
