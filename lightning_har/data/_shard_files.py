@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from pathlib import Path
 from typing import NamedTuple
@@ -73,9 +74,18 @@ def _write(shard: Shard) -> None:
 
     shard.tar.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with whole_file(shard.tar) as part, open(part, "wb") as file, TarWriter(file, encoder=False, mtime=0) as tar:
+        with (
+            whole_file(shard.tar) as part,
+            open(part, "wb") as file,
+            TarWriter(file, encoder=False, mtime=0, format="PAX_FORMAT") as writer,  # of files over 8 GiB too
+        ):
             for s in shard.samples:
-                suffix = s.name.partition(".")[2]
-                tar.write({"__key__": s.key, suffix: s.file.read_bytes(), "json": s.note.encode()})
+                writer.write({"__key__": s.key, "json": s.note.encode()})
+                # Not by write(), which wants the whole video in memory.
+                member = tarfile.TarInfo(s.name)
+                member.mode, member.uname, member.gname = writer.mode, writer.user, writer.group
+                with s.file.open("rb") as video:
+                    member.size = os.fstat(video.fileno()).st_size
+                    writer.tarstream.addfile(member, video)
     except OSError as error:
         raise DataError(f"{shard.tar}: cannot be written: {error}") from error
