@@ -290,7 +290,8 @@ class RunProgress(Callback):  # type: ignore[misc]
 
     def on_predict_start(self, trainer: Any, pl_module: Any) -> None:
         """Show a bar for what is predicted."""
-        self._start(trainer, "predicting", sum(trainer.num_predict_batches))
+        total = sum(trainer.num_predict_batches)
+        self._start(trainer, "predicting", total if math.isfinite(total) else None)
 
     on_predict_batch_end = on_test_batch_end
 
