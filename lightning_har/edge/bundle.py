@@ -27,6 +27,7 @@ _SOURCES = (
     "spec.py",
     "data/__init__.py",
     "data/decode.py",
+    "data/decode_pyav.py",
     "data/sampling.py",
     "edge/__init__.py",
     "edge/live.py",
