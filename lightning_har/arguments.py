@@ -117,7 +117,9 @@ def parse(
     from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
     argv = _with_config_of_resumed(list(argv), variant)
-    on = _other_data(argv)
+    replayed_config = _replayed_config(argv)  # read ahead: the parser is built for the data that it names
+    on: str | None = _value(argv, "--on") or replayed_config.get("on")
+    smoking = "--smoke" in argv or bool(replayed_config.get("smoke"))
     module_class, module_keywords = split_partial(module, "module")
     data_class, data_keywords = split_partial(data, "data")
     overrides = dict(overrides or {})
@@ -151,8 +153,10 @@ def parse(
     defaults |= {f"data.{k}": v for k, v in data_keywords.items() if k != "spec"}
     defaults |= {f"trainer.{k}": v for k, v in trainer.items() if k not in _OURS}
     defaults |= overrides
-    if smoke_folder is not None and "--smoke" in argv and not {"-h", "--help"} & set(argv):
+    temporary: dict[str, Any] = {}
+    if smoke_folder is not None and smoking and not {"-h", "--help"} & set(argv):
         defaults |= _smoke_defaults(module_class, data_class, smoke_folder) | dict(smoke or {})
+        temporary = {k: v for k, v in defaults.items() if str(v).startswith(str(smoke_folder))}
     if "manifest" in data_keywords and "feature_dim" in _parameters(module_class):
         defaults |= {"module.backbone": None, "module.feature_dim": _width(data_class, data_keywords)}
     for name in defaults:
@@ -171,7 +175,9 @@ def parse(
     if parsed.refit_all and parsed.epochs is None:
         raise ConfigError("--refit-all leaves no validation to stop by; say how long to train with --epochs N")
     replayed = parsed.clone()
-    for name in ("config", "out", "smoke", "resume"):
+    # Fake data is removed with the run that made it, and made anew by the run that repeats it.
+    gone = [name for name, value in temporary.items() if str(parsed[name]) == str(value)]
+    for name in ("config", "out", "resume", *gone, *(() if parsed.smoke else ("smoke",))):
         replayed.pop(name, None)
     if variant is not None:
         replayed.variant = variant
@@ -195,16 +201,15 @@ def parse(
     )
 
 
-def _other_data(argv: Sequence[str]) -> str | None:
-    """What ``--on`` says: it has to be known before the parser that reads it is built."""
-    found = _value(argv, "--on")
+def _replayed_config(argv: Sequence[str]) -> dict[str, Any]:
+    """The config.yaml that ``--config`` names; empty without one, and where it cannot be read."""
     config = _value(argv, "--config")
-    if found is None and config is not None and Path(config).is_file():
-        import yaml
+    if config is None or not Path(config).is_file():
+        return {}
+    import yaml
 
-        replayed = yaml.safe_load(Path(config).read_text())
-        found = replayed.get("on") if isinstance(replayed, dict) else None
-    return found
+    found = yaml.safe_load(Path(config).read_text())
+    return found if isinstance(found, dict) else {}
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:

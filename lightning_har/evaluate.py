@@ -111,18 +111,17 @@ def measure(
 
 
 def write_run(folder: Path, report: Report, heads: dict[str, Predictions], outputs: CollectOutputs) -> None:
-    """The report, tables and pictures of a run's folder."""
-    write_report(report, folder / "report.json")
+    """The tables and pictures of a run's folder, and last the report: where that is, all is."""
     if (folder / "metrics.csv").is_file():
         save_curves(folder / "metrics.csv", folder / "curves.png")
-    if not heads and not outputs.failures:
-        return
-    write_predictions(heads, outputs.failures, folder / "predictions.csv")
-    write_classification_report(heads, folder / "classification_report.csv")
+    if heads or outputs.failures:
+        write_predictions(heads, outputs.failures, folder / "predictions.csv")
+        write_classification_report(heads, folder / "classification_report.csv")
     for head, predictions in heads.items():
         suffix = "" if len(heads) == 1 else f"_{head}"
         path = folder / f"confusion_matrix{suffix}.png"
         save_confusion_matrix(predictions.confusion(), predictions.class_names, path)
+    write_report(report, folder / "report.json")
 
 
 def score_checkpoint(

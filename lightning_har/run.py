@@ -7,8 +7,10 @@ import copy
 import inspect
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +29,7 @@ from lightning_har.bench.report import (
     Report,
     commit,
     hardware,
+    read_report,
     results_table,
     versions,
 )
@@ -90,7 +93,7 @@ def run(
 
     Raises:
         HarError: A wrong argument, data set or weight, before training; a NaN loss.
-        KeyboardInterrupt: Ctrl-C, after a checkpoint is written; the message says how to resume.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after a checkpoint is written; the message says how to resume.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == ["--variants"]:  # asked by the benchmark, which gives each a process of its own
@@ -100,6 +103,7 @@ def run(
     name = name or Path(sys.argv[0]).stem or "run"
     default = _default_folder(name)
     planned: list[tuple[str, Arguments, Path, Path | None]] = []
+    reports: dict[str, Report] = {}
     with tempfile.TemporaryDirectory(prefix="lightning-har-smoke-") as smoke_folder, quiet_lightning():
         for variant, overrides in (variants or {"": {}}).items():
             args = parse(
@@ -116,13 +120,18 @@ def run(
             )
             if args.variant in (None, "", variant):
                 place, checkpoint = _place(args, default, variant)
-                if args.resume is None or checkpoint or (place / CONFIG).is_file():
+                if _is_done(args, place):
+                    reports[variant or name] = read_report(place / REPORT)
+                    if _is_first_process():
+                        _say(f"{place}: done before; `lightning-har test` scores it again")
+                elif args.resume is None or checkpoint or (place / CONFIG).is_file():
                     planned.append((variant, args, place, checkpoint))
         # All are noted before the first is trained: whoever resumes a stopped run finds those that wait.
         for _, args, place, _ in planned if _is_first_process() else ():
             place.mkdir(parents=True, exist_ok=True)
+            (place / REPORT).unlink(missing_ok=True)  # of fewer epochs, which are now gone on with
             (place / CONFIG).write_text(args.yaml)
-        reports = {
+        reports |= {
             variant or name: _run_one(
                 args,
                 place,
@@ -164,8 +173,10 @@ def _run_one(
     clock, unread, outputs = DataClock(), CountUnread(), CollectOutputs()
     interactive = sys.stdout.isatty() and args.trainer.get("enable_progress_bar") is not False
     log = EpochLog(folder / "metrics.csv", clock, unread, echo=not interactive)
-    best, callbacks = _checkpointing(folder, module, None if args.refit_all else monitor)
-    callbacks += [StepSeed(args.seed), clock, unread, log, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
+    best, last = _checkpointing(folder, module, None if args.refit_all else monitor)
+    # The log before the checkpoint: a process killed between the two goes on with every epoch's row.
+    callbacks: list[Any] = [log, best, last]
+    callbacks += [StepSeed(args.seed), clock, unread, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
     callbacks += [RunProgress(clock)] if interactive else []
     trainer = _build_trainer(args, folder, callbacks)
     device = trainer.strategy.root_device
@@ -223,7 +234,7 @@ def _run_one(
 
 # -- before training ---------------------------------------------------------------------------------------
 
-BEST, LAST, CONFIG = "best.ckpt", "last.ckpt", "config.yaml"
+BEST, LAST, CONFIG, REPORT = "best.ckpt", "last.ckpt", "config.yaml", "report.json"
 
 
 def _default_folder(name: str) -> Path:
@@ -247,7 +258,7 @@ def _place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path | N
     resume = args.resume
     if resume is None:
         folder = (args.out or default) / variant
-        if _is_first_process() and any((folder / name).exists() for name in (LAST, "report.json")):
+        if _is_first_process() and any((folder / name).exists() for name in (LAST, REPORT)):
             raise ConfigError(f"{folder} already holds a run; give another --out, or --resume {folder}")
         return folder, None
     if not resume.exists():
@@ -264,6 +275,13 @@ def _place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path | N
     if checkpoint.name == BEST:
         raise ConfigError(f"{checkpoint} holds weights only; resume from {checkpoint.with_name(LAST)}")
     return (args.out / variant if args.out else source), checkpoint
+
+
+def _is_done(args: Arguments, folder: Path) -> bool:
+    """Whether the folder that is to be resumed holds the report of a run with just these arguments."""
+    if args.resume is None or not args.resume.is_dir() or not (folder / REPORT).is_file():
+        return False
+    return (folder / CONFIG).is_file() and (folder / CONFIG).read_text() == args.yaml
 
 
 def _build_module(args: Arguments, datamodule: Any, *, fetch: bool) -> ActionRecognizer:
@@ -323,7 +341,7 @@ def _shown(names: ClassNames) -> str:
     return ", ".join(flat) + (", ..." if not isinstance(names, dict) and len(names) > 5 else "")
 
 
-def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str | None) -> tuple[Any, list[Any]]:
+def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str | None) -> tuple[Any, Any]:
     if monitor is not None and isinstance(module.num_classes, Mapping) and monitor.startswith("val_top"):
         monitor = monitor.replace("val_", "val_action_", 1)
     best = pl.callbacks.ModelCheckpoint(
@@ -341,7 +359,7 @@ def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str | None) 
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    return best, [best, last]
+    return best, last
 
 
 def _build_trainer(args: Arguments, folder: Path, callbacks: list[Any]) -> Any:
@@ -372,14 +390,32 @@ def _listed(callbacks: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def _resumable(trainer: Any, folder: Path, whole: Path) -> Iterator[None]:
-    """Ctrl-C says how to go on: with the whole run, the variants that wait included."""
+    """Ctrl-C, or SIGTERM, says how to go on: with the whole run, the variants that wait included."""
     try:
-        with interruptible(trainer):
+        with _sigterm_is_ctrl_c(trainer), interruptible(trainer):
             yield
     except KeyboardInterrupt:
         if (folder / LAST).is_file():
             raise KeyboardInterrupt(f"\nstopped; go on with: --resume {whole}") from None
         raise KeyboardInterrupt("\nstopped before the first step; nothing to resume") from None
+
+
+@contextlib.contextmanager
+def _sigterm_is_ctrl_c(trainer: Any) -> Iterator[None]:
+    """What a scheduler, ``docker stop`` and our benchmark send writes a checkpoint too, and writes it in peace."""
+    if threading.current_thread() is not threading.main_thread():  # no other may set a handler
+        yield
+        return
+
+    def stop(*_: Any) -> None:
+        if not trainer.interrupted:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 _ANSWERED_WARNINGS = (

@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import signal
 import time
 from functools import partial
 from pathlib import Path
@@ -9,8 +11,9 @@ import pytest
 import torch
 import yaml
 
-from lightning_har._lightning import Callback
+from lightning_har._lightning import Callback, Trainer
 from lightning_har.bench.predictions import Predictions
+from lightning_har.cli import lightning, main
 from lightning_har.cli.predict import load_model
 from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.data.kinetics import KineticsDataModule
@@ -143,22 +146,26 @@ def test_variants_differ_as_told(call: Any, tmp_path: Path) -> None:
 
 
 class Interrupt(Callback):  # type: ignore[misc]
-    """Presses Ctrl-C."""
+    """Presses Ctrl-C, or stops the process as a scheduler does."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, how: signal.Signals = signal.SIGINT) -> None:
         self.step = step
+        self.how = how
 
     def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
         if trainer.global_step == self.step:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), self.how)
 
 
-def test_an_interrupted_run_goes_on(call: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on(call: Any, tmp_path: Path, how: signal.Signals) -> None:
     # 24 clips in batches of 6: step 6 is in the middle of the second epoch
     began = time.perf_counter()
-    trainer = {"max_epochs": 3, "num_sanity_val_steps": 0, "callbacks": [Interrupt(6)]}
+    trainer = {"max_epochs": 3, "num_sanity_val_steps": 0, "callbacks": [Interrupt(6, how)]}
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt, match="--resume"):
         call("--module.lr", "0.002", "--trainer.max_epochs", "3", trainer=trainer)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     folder = tmp_path / "run"
     saved = torch.load(folder / "last.ckpt", weights_only=True)
     assert saved["global_step"] == 6
@@ -186,6 +193,23 @@ def test_resuming_goes_on_with_the_variants_that_wait(call: Any, tmp_path: Path)
         assert rows(tmp_path / "run" / name / "metrics.csv")[-1]["step"] == "4"
 
 
+def test_an_epoch_is_logged_before_its_checkpoint_is_written(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a process killed between the two would lose the row."""
+    logged: list[int] = []
+    save = Trainer.save_checkpoint
+
+    def count(self: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+        if Path(path).name == "last.ckpt":
+            logged.append(len(rows(tmp_path / "run" / "metrics.csv")))
+        save(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "save_checkpoint", count)
+    call()
+    assert logged == [1, 2]
+
+
 class InterruptTest(Callback):  # type: ignore[misc]
     """Presses Ctrl-C in the test."""
 
@@ -200,6 +224,43 @@ def test_a_run_interrupted_in_its_test_goes_on(call: Any, tmp_path: Path) -> Non
     report = call("--resume", str(tmp_path / "run"), out="")["tiny"]
     assert report["files"]["scored"] == 12
     assert len(rows(tmp_path / "run" / "metrics.csv")) == 1
+
+
+class Never(Callback):  # type: ignore[misc]
+    """Fails where anything is trained or tested."""
+
+    def setup(self, *args: Any) -> None:
+        raise AssertionError("run again")
+
+
+def test_what_is_finished_is_not_done_again(call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = call("--epochs", "1")
+    folder = tmp_path / "run"
+    again = call("--resume", str(folder), out="", trainer={"max_epochs": 2, "callbacks": [Never()]})
+    assert json.loads(json.dumps(first)) == again
+    assert "done before" in capsys.readouterr().out
+    # With other arguments it is not finished, and has no report until it is.
+    trainer = {"max_epochs": 2, "num_sanity_val_steps": 0, "callbacks": [Interrupt(6)]}
+    with pytest.raises(KeyboardInterrupt):
+        call("--resume", str(folder), "--epochs", "2", out="", trainer=trainer)
+    assert not (folder / "report.json").exists()
+    call("--resume", str(folder), out="")
+    assert len(rows(folder / "metrics.csv")) == 2
+    assert (folder / "report.json").exists()
+
+
+def test_a_smoke_run_is_repeated_with_fake_data_of_its_own(call: Any, tmp_path: Path) -> None:
+    first = call("--smoke", "--module.lr", "0.01", out="a")["tiny"]
+    config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    assert config["smoke"] is True
+    assert "root" not in config["data"]  # it was removed with the run
+    again = call("--config", str(tmp_path / "a" / "config.yaml"), out="b")["tiny"]
+    assert again["metrics"] == first["metrics"]
+    assert (tmp_path / "b" / "config.yaml").read_text() == (tmp_path / "a" / "config.yaml").read_text()
+    # A run on given data that is only as short as a smoke run keeps its place.
+    clips = str(generate(tmp_path / "given", clips_per_class=(2, 1, 1), size=32))
+    call("--smoke", "--data.root", clips, out="c")
+    assert yaml.safe_load((tmp_path / "c" / "config.yaml").read_text())["data"]["root"] == clips
 
 
 def test_resuming_fetches_no_weights(call: Any, tmp_path: Path) -> None:
@@ -314,6 +375,18 @@ def test_a_recipe_that_names_an_unknown_argument(clips: Path) -> None:
         run(partial(CNNRNNModule, hiden=3), data, name="tiny", argv=[])
     with pytest.raises(ConfigError, match="positional"):
         run(partial(CNNRNNModule, 12), data, name="tiny", argv=[])
+
+
+def test_help_names_what_every_recipe_takes(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (lightning.main, main.main):
+        with pytest.raises(SystemExit) as left:
+            command(["run", "--help"])
+        assert left.value.code == 0
+        said = capsys.readouterr().out
+        for option in ("--on", "--refit-all", "--epochs", "--smoke", "--resume", "--config", "--variant", "--seed"):
+            assert f"\n  {option} " in said
+        for option in ("--data.root", "--trainer.precision", "--module.temporal", "--refit-all --epochs"):
+            assert option in said.partition("examples:")[2]
 
 
 def test_a_run_is_not_written_over(call: Any, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -345,11 +344,14 @@ def _lock(log: IO[bytes], job: Job) -> None:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Wait for it to write its checkpoint: a terminal sends Ctrl-C to it too; who stops us alone does not."""
+    """Wait for it to write its checkpoint: a terminal sends Ctrl-C to it too; who stops us alone does not.
+
+    SIGTERM, since what a script starts in the background ignores Ctrl-C.
+    """
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(timeout=3)
         return
-    process.send_signal(signal.SIGINT)
+    process.terminate()
     process.wait()
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from typing_extensions import TypedDict
 
+from lightning_har._files import whole_file
 from lightning_har.bench.cost import Cost
 from lightning_har.bench.latency import Latency
 
@@ -146,8 +147,9 @@ def commit() -> str | None:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write strict JSON: a NaN or an infinite number becomes null."""
-    path.write_text(json.dumps(_finite(report), indent=2) + "\n")
+    """Write strict JSON: a NaN or an infinite number becomes null. The file comes whole or, on a full disk, not."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(_finite(report), indent=2) + "\n")
 
 
 def read_report(path: Path) -> Report:

@@ -15,16 +15,26 @@ EPILOG = """\
 every recipe takes:
   --out DIR            where the run is written (default: runs/<recipe>/<time>)
   --smoke              a couple of steps on tiny fake data, in seconds
+  --on DATA            other data than the recipe's: a folder of clips per class, a CSV with path,label (and fold),
+                       synthetic, features:DIR, shards:DIR, or NAME:DIR of a data set (ucf101, hmdb51, ...)
+  --epochs N           short for --trainer.max_epochs N
+  --refit-all          train on all data for deployment, with --epochs N; no held-out score is left
   --seed N             seed of weights, shuffling and augmentation
   --resume DIR|CKPT    continue a run that was stopped
   --config FILE        repeat a run from its config.yaml
-  --module.X --data.X --trainer.X
-                       override any argument of the module, the data or Lightning's Trainer;
-                       `lightning-har run RECIPE --help` lists them
+  --variant NAME       of a recipe with several models: only this one
+  --module.X, --data.X, --trainer.X
+                       override any argument of the module (--module.lr), the data (--data.root, --data.batch_size) or
+                       Lightning's Trainer (--trainer.accelerator); `lightning-har run RECIPE --help` lists them
 
 examples:
   lightning-har run recipes/quickstart.py
-  lightning-har run recipes/folder.py --data.root clips/ --module.temporal lstm --trainer.max_epochs 30
+  lightning-har run recipes/i3d_ucf101.py --smoke
+  lightning-har run recipes/i3d_ucf101.py --data.root /data/UCF-101 --data.batch_size 8 --trainer.precision bf16-mixed
+  lightning-har run recipes/folder.py --data.root clips/ --module.temporal lstm --epochs 30 --out runs/mine
+  lightning-har run recipes/mobilenetv2q_gru_ucf101.py --on clips/ --epochs 30
+  lightning-har run recipes/folder.py --data.root clips/ --refit-all --epochs 20 --out runs/deployed
+  lightning-har run recipes/folder.py --resume runs/mine
 """
 
 
