@@ -62,13 +62,18 @@ def settings_of(args: argparse.Namespace) -> Any:
     )
 
 
-def main(args: argparse.Namespace) -> int:
-    """Measure, and say where the results are."""
+def stop_on_sigterm() -> None:
+    """SIGTERM, as a scheduler or ``docker stop`` sends it, is as Ctrl-C: what runs writes its checkpoint."""
     import signal
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Measure, and say where the results are."""
     from lightning_har.bench.benchmark import benchmark
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what runs writes its checkpoint
+    stop_on_sigterm()
     rows = benchmark(
         args.targets,
         args.out,

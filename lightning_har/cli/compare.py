@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning_har.cli.benchmark import add_settings, settings_of
+from lightning_har.cli.benchmark import add_settings, settings_of, stop_on_sigterm
 
 EPILOG = """\
 A and B are recipes or checkpoints, which are then run as `lightning-har benchmark` does; or what was run before: the
@@ -17,6 +17,9 @@ folder of a run, a folder of runs, or BENCHMARK:NAME, a benchmark's folder and t
 examples:
   lightning-har compare mobilenetv2q_gru_ucf101 mobilenetv2q_lstm_ucf101 --data clips/ --seeds 0 1 2 --out versus
   lightning-har compare bench:quickstart/gru bench:quickstart/avg
+
+Stopped, the same command goes on where it was.
+exit codes: 0 compared; 2 wrong usage, or one of the two failed; 130 interrupted
 """
 
 
@@ -44,11 +47,20 @@ def main(args: argparse.Namespace) -> int:
 
     from lightning_har.bench.compare import compare, to_markdown
 
+    stop_on_sigterm()
     name_a, name_b = (_name(text) for text in (args.a, args.b))
+    out = Path(args.out or "compare")
+    folders = [out / Path(text).stem for text in (args.a, args.b)]
     if name_a == name_b:
         name_a, name_b = args.a, args.b
-    out = Path(args.out or "compare")
-    found = compare(_rows(args.a, args, out), _rows(args.b, args, out), name_a, name_b)
+        folders = [folder.with_name(f"{folder.name}-{side}") for folder, side in zip(folders, "ab", strict=True)]
+    # What is wrong with either is said before the first is trained.
+    before = [_rows_before(text, args) for text in (args.a, args.b)]
+    rows_a, rows_b = (
+        _run(text, args, folder) if rows is None else rows
+        for rows, text, folder in zip(before, (args.a, args.b), folders, strict=True)
+    )
+    found = compare(rows_a, rows_b, name_a, name_b)
     text = to_markdown(found)
     ran = args.out is not None or out.is_dir()
     if ran:
@@ -69,9 +81,10 @@ def _name(text: str) -> str:
     return row if place and Path(place).exists() else Path(text).stem
 
 
-def _rows(text: str, args: argparse.Namespace, out: Path) -> Any:
-    from lightning_har.bench.benchmark import benchmark
+def _rows_before(text: str, args: argparse.Namespace) -> Any:
+    """The rows of what was run before; None of a recipe or checkpoint that is to be run."""
     from lightning_har.bench.compare import read_rows
+    from lightning_har.bench.harness import find_targets
     from lightning_har.errors import ConfigError
 
     place, _, name = text.rpartition(":")
@@ -86,7 +99,15 @@ def _rows(text: str, args: argparse.Namespace, out: Path) -> Any:
     path = Path(text)
     if path.is_dir() and args.data is None and ((path / "results.json").is_file() or any(path.rglob("report.json"))):
         return read_rows(path)
-    folder = out / Path(text).stem
+    find_targets([text], args.recipes)
+    return None
+
+
+def _run(text: str, args: argparse.Namespace, folder: Path) -> Any:
+    from lightning_har.bench.benchmark import benchmark
+    from lightning_har.bench.compare import read_rows
+    from lightning_har.errors import ConfigError
+
     told = sys.stderr if args.json else sys.stdout
     models = benchmark(
         [text], folder, settings_of(args), recipes=args.recipes, say=lambda line: print(line, flush=True, file=told)

@@ -1,11 +1,13 @@
 import itertools
+import json
 import math
 
 import pytest
-from harness_runs import write_run
+from harness_runs import write_recipe, write_run
 
 from lightning_har.bench.compare import compare, read_rows, to_markdown
 from lightning_har.bench.stats import MIN_CLIPS, mcnemar, paired_permutation, spread, wilson
+from lightning_har.cli.main import main
 from lightning_har.errors import ConfigError, DataError
 
 
@@ -100,3 +102,35 @@ def test_other_clips_or_classes_are_refused(tmp_path):
 def test_a_folder_without_runs(tmp_path):
     with pytest.raises(DataError, match=r"no report\.json"):
         read_rows(tmp_path)
+
+
+def recipes(folder):
+    for side, right in (("a", 18), ("b", 6)):
+        write_recipe(folder / side / "mine.py", right=str(right))
+    return [str(folder / side / "mine.py") for side in "ab"]
+
+
+def test_two_recipes_of_one_name_are_kept_apart(tmp_path, capsys):
+    a, b = recipes(tmp_path)
+    out = tmp_path / "out"
+    assert main(["compare", a, b, "--seeds", "0", "1", "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["a"], found["b"]) == (a, b)
+    assert (found["metrics"]["top1"]["a"], found["metrics"]["top1"]["b"]) == (0.75, 0.25)
+    assert main(["compare", a, b, "--seeds", "0", "1", "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("done before") == 4
+
+
+def test_what_is_wrong_with_b_is_said_before_a_is_run(tmp_path, capsys):
+    a, _ = recipes(tmp_path)
+    line = ["compare", a, "mini", "--recipes", str(tmp_path / "a"), "--out", str(tmp_path / "out")]
+    assert main(line) == 2
+    assert "did you mean mine" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_side_that_fails_says_why(tmp_path, capsys):
+    a, _ = recipes(tmp_path)
+    write_recipe(tmp_path / "bad.py", body="sys.exit('error: no such disk')")
+    assert main(["compare", a, str(tmp_path / "bad.py"), "--out", str(tmp_path / "out")]) == 2
+    assert "bad.py failed: no such disk" in capsys.readouterr().err
