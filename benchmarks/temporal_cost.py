@@ -91,6 +91,14 @@ def median_ms(step: Any, device: str, budget_s: float) -> float:
     return sorted(times)[len(times) // 2]
 
 
+def write(rows: list[dict[str, Any]], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Four panels over sequence length, a line per part and width, and parameters over width."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -171,11 +179,7 @@ def main() -> None:
                 row |= {"torch": torch.__version__, "commit": commit()}
                 rows.append(row)
                 print("  ".join(f"{row[k]}" for k in ("part", "width", "frames", *names, "error")), flush=True)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+                write(rows, args.out)  # anew after every point: who stops it has those that are done
     draw(rows, args.out.with_suffix(".png"))
 
 
