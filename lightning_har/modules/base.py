@@ -1,8 +1,9 @@
-"""The one step that every recogniser shares: loss, metrics, optimizer, views."""
+"""The one step that every recogniser shares: loss, metrics, views, checkpoints."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,19 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics import MeanMetric
 from typing_extensions import TypedDict, Unpack
 
 from lightning_har._lightning import LightningModule
 from lightning_har._version import __version__
 from lightning_har.errors import ConfigError
 from lightning_har.modules.aids import distillation, mix, recompute
+from lightning_har.modules.metrics import IGNORE as IGNORE
+from lightning_har.modules.metrics import metrics_by_head
+from lightning_har.modules.optimizers import build_optimizer, build_schedule
 from lightning_har.nets.preprocess import check_clip, normalize
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video, to_class_names
@@ -32,9 +30,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from lightning_har.weights.card import Card
-
-IGNORE = -1
-"""The label of a sample whose class is unknown; it counts in no loss and no metric."""
 
 
 class TrainingOptions(TypedDict, total=False):
@@ -110,50 +105,6 @@ _DEFAULTS: TrainingOptions = {
 }
 
 
-class NumPredictedClasses(Metric):  # type: ignore[misc]
-    """How many classes were ever predicted: a recogniser that collapsed onto a few shows here."""
-
-    full_state_update = False
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.seen: Tensor
-        self.add_state("seen", torch.zeros(num_classes), dist_reduce_fx="max")
-
-    def update(self, logits: Tensor, label: Tensor) -> None:
-        """Take (N, K) logits."""
-        self.seen[logits[label != IGNORE].argmax(1)] = 1
-
-    def compute(self) -> Tensor:
-        """A count."""
-        return self.seen.sum()
-
-
-class JointTopK(Metric):  # type: ignore[misc]
-    """Share of samples right in every head at once: EPIC-KITCHENS's action accuracy over verb and noun."""
-
-    full_state_update = False
-
-    def __init__(self, k: int) -> None:
-        super().__init__()
-        self.k = k
-        self.right: Tensor
-        self.count: Tensor
-        self.add_state("right", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0.0), dist_reduce_fx="sum")
-
-    def update(self, logits: Mapping[str, Tensor], label: Mapping[str, Tensor]) -> None:
-        """Take logits and labels of every head."""
-        known = torch.stack([y != IGNORE for y in label.values()]).all(0)
-        hits = [(logits[h].topk(min(self.k, logits[h].shape[1])).indices == label[h][:, None]).any(1) for h in logits]
-        self.right += (torch.stack(hits).all(0) & known).sum()
-        self.count += known.sum()
-
-    def compute(self) -> Tensor:
-        """In [0, 1]."""
-        return self.right / self.count
-
-
 class ActionRecognizer(LightningModule):
     """Base of all modules: a network, its InputSpec, and one way to train and test it.
 
@@ -200,7 +151,9 @@ class ActionRecognizer(LightningModule):
         self._check_weights()
         recompute(net, self.options["checkpoint_stages"])
         if num_classes:
-            self.metrics = nn.ModuleDict({name: self._metrics() for name in _METRIC_SETS})
+            self.metrics = nn.ModuleDict(
+                {name: metrics_by_head(self._heads, self.options["topk"]) for name in _METRIC_SETS}
+            )
             # Not Lightning's own mean, which over ranks rounds the mean number of samples down.
             self.losses = nn.ModuleDict({name: MeanMetric(math.nan) for name in ("train_", "val_", "test_")})
             heads = self._heads if len(self._heads) > 1 else ()  # one head's loss is the loss
@@ -464,27 +417,6 @@ class ActionRecognizer(LightningModule):
             label = label["action"]
         return {"action": logits}, {"action": label}
 
-    def _metrics(self) -> nn.ModuleDict:
-        sets = nn.ModuleDict()
-        for head, k in self._heads.items():
-            common: dict[str, Any] = {"num_classes": k, "ignore_index": IGNORE, "validate_args": False}
-            metrics: dict[str, Metric | MetricCollection] = {
-                f"top{n}": MulticlassAccuracy(top_k=n, average="micro", **common)
-                for n in self.options["topk"]
-                if n == 1 or n < k
-            }
-            metrics["precision_macro"] = MulticlassPrecision(average="macro", **common)
-            metrics["recall_macro"] = MulticlassRecall(average="macro", **common)
-            metrics["f1_macro"] = MulticlassF1Score(average="macro", **common)
-            metrics["num_predicted_classes"] = NumPredictedClasses(k)
-            # compute_groups share state between metrics of equal state; ours are few, and plain is safer.
-            sets[head] = MetricCollection(metrics, compute_groups=False)
-        if len(self._heads) > 1:
-            sets["joint"] = MetricCollection(
-                {f"top{n}": JointTopK(n) for n in self.options["topk"]}, compute_groups=False
-            )
-        return sets
-
     def _update(self, name: str, logits: Logits, label: Tensor | Mapping[str, Tensor]) -> None:
         logits_by_head, label_by_head = self._by_head(logits, label)
         sets = self.metrics[f"{name}_"]
@@ -534,63 +466,11 @@ class ActionRecognizer(LightningModule):
         """Log clip and video metrics."""
         self._log_metrics("test_clip", "test_video")
 
-    # -- optimizer -----------------------------------------------------------------------------------------
-
     def configure_optimizers(self) -> Any:
-        """The optimizer and schedule that the options name, over all parameters that are not frozen."""
-        o = self.options
-        backbone = getattr(self.net, "backbone", None)
-        backbone_ids = {id(p) for p in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
-        trained = [p for p in self.parameters() if p.requires_grad]
-        if not trained:
-            raise ConfigError("every parameter is frozen; there is nothing to train")
-        groups = [
-            {"params": [p for p in trained if id(p) not in backbone_ids], "lr": o["lr"]},
-            {"params": [p for p in trained if id(p) in backbone_ids], "lr": o["lr"] * o["backbone_lr_scale"]},
-        ]
-        groups = [g for g in groups if g["params"]]
-        optimizer: torch.optim.Optimizer
-        if o["optimizer"] == "sgd":
-            optimizer = torch.optim.SGD(groups, momentum=o["momentum"], weight_decay=o["weight_decay"])
-        elif o["optimizer"] in ("adam", "adamw"):
-            adam = torch.optim.AdamW if o["optimizer"] == "adamw" else torch.optim.Adam
-            optimizer = adam(groups, weight_decay=o["weight_decay"])
-        else:
-            raise ConfigError(f"optimizer is {o['optimizer']!r}; it must be 'sgd', 'adam' or 'adamw'")
-        schedule = self._schedule(optimizer)
+        """The optimizer and schedule that the options name."""
+        optimizer = build_optimizer(self)
+        schedule = build_schedule(self, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": schedule} if schedule else optimizer
-
-    def _schedule(self, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
-        o = self.options
-        lrs = torch.optim.lr_scheduler
-        if o["schedule"] == "none":
-            return None
-        if o["schedule"] == "step":
-            return {"scheduler": lrs.MultiStepLR(optimizer, list(o["milestones"]), o["gamma"])}
-        if o["schedule"] == "cosine":
-            epochs, total = self.trainer.max_epochs, float(self.trainer.estimated_stepping_batches)
-            if not epochs or epochs < 1:
-                raise ConfigError("schedule='cosine' ends at the last step; give the Trainer max_epochs")
-            warmup = round(o["warmup_epochs"] / epochs * total)
-
-            def share(step: int) -> float:
-                if step < warmup:
-                    return float((step + 1) / warmup)
-                return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1.0, total - warmup))
-
-            return {"scheduler": lrs.LambdaLR(optimizer, share), "interval": "step"}
-        if o["schedule"] == "plateau":
-            plateau = lrs.ReduceLROnPlateau(optimizer, factor=o["gamma"], patience=o["patience"])
-            return {"scheduler": plateau, "monitor": "val_loss"}
-        if o["schedule"] == "inverse_time":
-            decay = o["gamma"]
-            return {
-                "scheduler": lrs.LambdaLR(optimizer, lambda step: 1 / (1 + decay * step)),
-                "interval": "step",
-            }
-        raise ConfigError(
-            f"schedule is {o['schedule']!r}; it must be 'none', 'step', 'cosine', 'plateau' or 'inverse_time'"
-        )
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
@@ -616,6 +496,21 @@ class ActionRecognizer(LightningModule):
             self.class_names = to_class_names(ours["class_names"])
         if ours["eval_sampling"] is not None:
             self.eval_sampling = Sampling.from_dict(ours["eval_sampling"])
+
+    @classmethod
+    def offline(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Constructor arguments under which no other weights are fetched or read: those of a checkpoint are inside.
+
+        A subclass whose further arguments name weights overrides this.
+        """
+        offline = dict(arguments)
+        if "pretrained" in inspect.signature(cls.__init__).parameters:
+            offline["pretrained"] = False
+        else:
+            offline.pop("pretrained", None)
+        if "teacher" in offline:
+            offline["teacher"] = None
+        return offline
 
     @classmethod
     def from_pretrained(

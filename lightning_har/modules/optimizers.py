@@ -1,0 +1,87 @@
+"""Optimizers and schedules by the names that ``TrainingOptions`` has for them."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.optim import lr_scheduler
+
+from lightning_har.errors import ConfigError
+
+if TYPE_CHECKING:
+    from lightning_har.modules.base import ActionRecognizer
+
+
+def build_optimizer(module: ActionRecognizer) -> torch.optim.Optimizer:
+    """The optimizer that a module's options name, over all its parameters that are not frozen.
+
+    Args:
+        module: The parameters of ``net.backbone``, where there is one, get a learning rate of their own.
+
+    Raises:
+        ConfigError: Every parameter is frozen, or no such optimizer.
+    """
+    o = module.options
+    backbone = getattr(module.net, "backbone", None)
+    backbone_ids = {id(p) for p in backbone.parameters()} if isinstance(backbone, nn.Module) else set()
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if not trained:
+        raise ConfigError("every parameter is frozen; there is nothing to train")
+    groups = [
+        {"params": [p for p in trained if id(p) not in backbone_ids], "lr": o["lr"]},
+        {"params": [p for p in trained if id(p) in backbone_ids], "lr": o["lr"] * o["backbone_lr_scale"]},
+    ]
+    groups = [g for g in groups if g["params"]]
+    optimizer: torch.optim.Optimizer
+    if o["optimizer"] == "sgd":
+        optimizer = torch.optim.SGD(groups, momentum=o["momentum"], weight_decay=o["weight_decay"])
+    elif o["optimizer"] in ("adam", "adamw"):
+        adam = torch.optim.AdamW if o["optimizer"] == "adamw" else torch.optim.Adam
+        optimizer = adam(groups, weight_decay=o["weight_decay"])
+    else:
+        raise ConfigError(f"optimizer is {o['optimizer']!r}; it must be 'sgd', 'adam' or 'adamw'")
+    return optimizer
+
+
+def build_schedule(module: ActionRecognizer, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """The schedule that a module's options name, as Lightning wants it; None for "none".
+
+    Args:
+        module: "cosine" ends with its trainer's last step.
+        optimizer: Whose learning rates it moves.
+
+    Raises:
+        ConfigError: No such schedule, or "cosine" without an end.
+    """
+    o = module.options
+    if o["schedule"] == "none":
+        return None
+    if o["schedule"] == "step":
+        return {"scheduler": lr_scheduler.MultiStepLR(optimizer, list(o["milestones"]), o["gamma"])}
+    if o["schedule"] == "cosine":
+        epochs, total = module.trainer.max_epochs, float(module.trainer.estimated_stepping_batches)
+        if not epochs or epochs < 1:
+            raise ConfigError("schedule='cosine' ends at the last step; give the Trainer max_epochs")
+        warmup = round(o["warmup_epochs"] / epochs * total)
+
+        def share(step: int) -> float:
+            if step < warmup:
+                return float((step + 1) / warmup)
+            return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1.0, total - warmup))
+
+        return {"scheduler": lr_scheduler.LambdaLR(optimizer, share), "interval": "step"}
+    if o["schedule"] == "plateau":
+        plateau = lr_scheduler.ReduceLROnPlateau(optimizer, factor=o["gamma"], patience=o["patience"])
+        return {"scheduler": plateau, "monitor": "val_loss"}
+    if o["schedule"] == "inverse_time":
+        decay = o["gamma"]
+        return {
+            "scheduler": lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + decay * step)),
+            "interval": "step",
+        }
+    raise ConfigError(
+        f"schedule is {o['schedule']!r}; it must be 'none', 'step', 'cosine', 'plateau' or 'inverse_time'"
+    )
