@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import json
 import logging
 import math
@@ -41,9 +40,6 @@ _LOG = logging.getLogger(__name__)
 
 _FORMAT_SINCE = "0.1.0"
 """First version of this library that reads FORMAT_VERSION."""
-
-_NO_FETCH: dict[str, Any] = {"pretrained": False, "teacher": None, "rgb_checkpoint": None, "flow_checkpoint": None}
-"""Arguments that name other weights, and what they are for a module whose weights are all here."""
 
 
 def save(module: ActionRecognizer, folder: str | Path, card: Card | None = None, *, int8: bool = False) -> Path:
@@ -198,7 +194,7 @@ def _config(module: ActionRecognizer) -> dict[str, Any]:
     if module.class_names is not None and not _fits_classes(module.class_names, module.num_classes):
         raise ConfigError(f"class_names has other names than {cls.__name__} has classes ({module.num_classes})")
     told: Any = spec and spec.to_dict() if not isinstance(spec, Mapping) else {m: s.to_dict() for m, s in spec.items()}
-    arguments = {k: _NO_FETCH.get(k, v) for k, v in module.hparams.items()}
+    arguments = cls.offline(module.hparams)
     return {
         "library": LIBRARY,
         "library_version": __version__,
@@ -251,16 +247,9 @@ def _class(config: Mapping[str, Any], wanted: type[ActionRecognizer], folder: Pa
 def _build(
     cls: type[ActionRecognizer], config: Mapping[str, Any], what: str, num_classes: NumClasses | None = None
 ) -> ActionRecognizer:
-    arguments = {k: _NO_FETCH.get(k, v) for k, v in config["hyperparameters"].items()}
-    arguments["num_classes"] = config["num_classes"] if num_classes is None else num_classes
-    # Also where config.json says nothing: a default could fetch.
-    arguments.setdefault("pretrained", False)
     try:
-        if arguments.get("arguments"):  # a two-stream module's, for both networks
-            arguments["arguments"] = {**arguments["arguments"], "pretrained": False}
-        if "pretrained" not in inspect.signature(cls.__init__).parameters:
-            del arguments["pretrained"]
-        return cls(**arguments)
+        arguments = cls.offline(config["hyperparameters"])  # also where config.json says nothing: a default could fetch
+        return cls(**{**arguments, "num_classes": config["num_classes"] if num_classes is None else num_classes})
     except Exception as error:  # over a damaged argument a constructor can stumble in any way
         told = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
         raise WeightsError(

@@ -93,6 +93,12 @@ class TwoStreamModule(ActionRecognizer):
         self._apart = loss == "apart"
         self._hits: Tensor | None = None
 
+    @classmethod
+    def offline(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Constructor arguments under which neither network fetches or reads weights."""
+        of_both = {**(arguments.get("arguments") or {}), "pretrained": False}
+        return {**super().offline(arguments), "rgb_checkpoint": None, "flow_checkpoint": None, "arguments": of_both}
+
     def training_outputs(self, video: Video) -> list[tuple[Logits, float]]:
         """The fused logits; with each stream's own where those make the loss."""
         if not self._apart:
