@@ -214,7 +214,7 @@ def _accelerator() -> Check:
 
 def _disk() -> Iterator[Check]:
     """Room for runs, for the cache, and for what loader workers share."""
-    from lightning_har.weights.fetch import cache_directory
+    from lightning_har._files import cache_directory
 
     places = {
         "disk, here": Path.cwd(),

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lightning_har._files import cache_directory
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.nets.backbones import build_backbone
 from lightning_har.weights import fetch as fetch_module
-from lightning_har.weights.fetch import cache_directory, digests, fetch
+from lightning_har.weights.fetch import digests, fetch
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 3_000_000, np.uint8).tobytes()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
