@@ -15,7 +15,7 @@ slow: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n 2 -m slow
 
 docs: $(VENV)/installed-docs
-	$(VENV)/bin/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	$(VENV)/bin/python -m pytest -q tests/docs tests/cli/test_demo.py
 
 check: $(VENV)/installed-dev
