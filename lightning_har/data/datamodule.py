@@ -17,6 +17,7 @@ from lightning_har.data.dataset import ActionDataset, ActionLoader, Collate, Epo
 from lightning_har.data.decode import Decoder, FrameSource, open_video
 from lightning_har.data.frames import FrameFolder
 from lightning_har.data.manifest import Manifest, Record, check_manifests, split_by_group
+from lightning_har.data.official import Coverage
 from lightning_har.errors import ConfigError, DataError
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, ClassNames, NumClasses
@@ -46,6 +47,10 @@ class ActionDataModule(LightningDataModule):
             data with one head.
         val_fraction: Share of the training data that becomes the validation split where none is given.
         seed: Of splits, order and augmentation.
+
+    Attributes:
+        coverage: By split, clips of an official list and those of them that are here. After first use, of data that
+            need not be whole; else empty.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class ActionDataModule(LightningDataModule):
         self.balanced_sampling = balanced_sampling
         self.val_fraction = val_fraction
         self.seed = seed
+        self.coverage: dict[str, Coverage] = {}
         self._manifests: dict[str, Manifest] | None = None
         self._datasets: dict[str, ActionDataset] = {}
 
@@ -189,6 +195,7 @@ class ActionDataModule(LightningDataModule):
                 "spec is not set: pass spec=module.spec to the data module, or set datamodule.spec before "
                 "training. It says which frames the network takes."
             )
+        specs: dict[str, InputSpec]
         specs = {self.spec.modality: self.spec} if isinstance(self.spec, InputSpec) else dict(self.spec)
         samplings = dict(sampling) if isinstance(sampling, Mapping) else dict.fromkeys(specs, sampling)
         if set(specs) - set(samplings):

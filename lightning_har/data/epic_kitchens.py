@@ -18,7 +18,7 @@ from lightning_har.data.decode import FrameSource
 from lightning_har.data.fake import write_fake_video
 from lightning_har.data.flow import open_flow
 from lightning_har.data.manifest import Manifest, Record, raise_if, read_rows, unique_ids
-from lightning_har.data.official import Coverage, Source, first_present, keep_present
+from lightning_har.data.official import Source, first_present, keep_present
 from lightning_har.errors import ConfigError, DataError
 from lightning_har.types import ClassNames
 
@@ -84,7 +84,6 @@ class EpicKitchensDataModule(ActionDataModule):
         self.root = Path(root)
         self.target = target
         self.annotations = None if annotations is None else Path(annotations)
-        self.coverage: dict[str, Coverage] = {}
 
     def load_manifests(self) -> dict[str, Manifest]:
         """The actions of the training and validation lists whose videos are on disk."""

@@ -17,7 +17,7 @@ from lightning_har.data.datamodule import ActionDataModule
 from lightning_har.data.fake import write_fake_video
 from lightning_har.data.folder import videos_in
 from lightning_har.data.manifest import Manifest, Record, raise_if, read_rows, unique_ids
-from lightning_har.data.official import Coverage, Source, first_present, keep_present, read_class_list
+from lightning_har.data.official import Source, first_present, keep_present, read_class_list
 from lightning_har.errors import ConfigError, DataError
 
 SOURCE = Source(
@@ -89,7 +89,6 @@ class KineticsDataModule(ActionDataModule):
         self.test_clips = test_clips
         self.test_on = test_on
         self.annotations = Path(annotations) if annotations is not None else self.root
-        self.coverage: dict[str, Coverage] = {}
 
     def load_manifests(self) -> dict[str, Manifest]:
         """The clips of the lists that are on disk."""

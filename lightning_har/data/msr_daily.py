@@ -60,7 +60,6 @@ class MSRDailyActivityDataModule(ActionDataModule):
             raise ConfigError(f"test_subjects is {sorted(test_subjects)}; they must be some, not all, of 1 to 10")
         self.root = Path(root)
         self.test_subjects = tuple(sorted(test_subjects))
-        self.coverage: dict[str, Coverage] = {}
 
     def load_manifests(self) -> dict[str, Manifest]:
         """The clips on disk, by person."""

@@ -24,7 +24,6 @@ from lightning_har.data.datamodule import ActionDataModule
 from lightning_har.data.dataset import Opener
 from lightning_har.data.decode import Decoder, FrameSource, Slice, open_video
 from lightning_har.data.manifest import Manifest, Record, inside_root, raise_if, unique_ids
-from lightning_har.data.official import Coverage
 from lightning_har.data.parallel import Died, Engine, map_unordered, progress
 from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.types import ClassNames, Failure, to_class_names
@@ -66,7 +65,6 @@ class ShardDataModule(ActionDataModule):
     def __init__(self, root: str | Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.root = Path(root)
-        self.coverage: dict[str, Coverage] = {}
 
     def load_manifests(self) -> dict[str, Manifest]:
         """Read the index."""
@@ -270,7 +268,7 @@ def _write_index(
     with whole_file(out / INDEX) as part, open(part, "w", encoding="utf-8") as file:
         head = {
             "class_names": data.class_names,
-            "coverage": getattr(data, "coverage", {}),
+            "coverage": data.coverage,
             "clips": {split: len(m) for split, m in manifests.items()},
         }
         file.write(json.dumps(head) + "\n")
