@@ -78,8 +78,8 @@ class TSN(nn.Module):
         snippets = video.transpose(1, 2).unflatten(1, (-1, self.snippet_length))  # (B, S, L, C, H, W)
         if self.difference:
             snippets = snippets[:, :, 1:] - snippets[:, :, :-1]
-        frames = channels_last(snippets.flatten(2, 3).flatten(0, 1))
-        features: Tensor = self._extract(frames).unflatten(0, (batch, -1))
+        images = channels_last(snippets.flatten(2, 3).flatten(0, 1))
+        features: Tensor = self._extract(images).unflatten(0, (batch, -1))
         return features
 
     def _extract(self, snippets: Tensor) -> Tensor:
