@@ -56,7 +56,14 @@ __all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "bas
 
 @contextlib.contextmanager
 def interruptible(trainer: Any) -> Iterator[None]:
-    """Ctrl-C stays a KeyboardInterrupt, where a Trainer leaves with exit code 1 and answers no second one."""
+    """Ctrl-C stays a KeyboardInterrupt, where a Trainer leaves with exit code 1 and answers no second one.
+
+    Args:
+        trainer: Whose fit, test or predict is called in the block.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; SIGINT is then handled as before the block.
+    """
     handler = signal.getsignal(signal.SIGINT)
     try:
         yield
