@@ -64,10 +64,16 @@ def rows_of(path):
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    """Two recipes and one that fails, measured on a folder of clips."""
+def place(tmp_path_factory):
+    """A folder with a folder of clips."""
     place = tmp_path_factory.mktemp("bench")
     write_fake_folder(place / "clips", CLASSES, clips=5)
+    return place
+
+
+@pytest.fixture(scope="module")
+def bench(place):
+    """Two recipes and one that fails, measured on those clips."""
     write_recipe(place / "avg.py")
     write_recipe(place / "gru.py", "gru")
     write_recipe(place / "broken.py", "grue")
@@ -215,36 +221,38 @@ def test_auto_batch_finds_the_largest_that_fits(bench, tmp_path):
     assert "largest that fitted is 3" in (tmp_path / "auto" / "results.html").read_text()
 
 
-def start(recipe, bench, out):
-    line = [sys.executable, "-m", "lightning_har.cli.main", "benchmark", str(recipe), "--data", str(bench / "clips")]
+def start(recipe, place, out, *command):
+    line = [sys.executable, "-m", "lightning_har.cli.main", *(command or ["benchmark"]), str(recipe)]
+    line += ["--data", str(place / "clips")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         [*line, "--out", str(out)], env=environment, start_new_session=True, stdout=subprocess.PIPE, text=True
     )
 
 
-def wait_for(path, seconds=120):
+def wait_for(path, seconds=240):
     end = time.monotonic() + seconds
     while not path.is_file():
         assert time.monotonic() < end, f"{path} never came"
         time.sleep(0.05)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
-def test_stopped_in_the_middle_it_goes_on(bench, tmp_path, how):
-    slow = "import time; time.sleep(0.3)"
+def test_stopped_in_the_middle_it_goes_on(place, tmp_path, how):
+    slow = "import time; time.sleep(0.5)"
     recipe = write_recipe(tmp_path / "slow.py", body=slow, epochs=4, module="Module")
     out = tmp_path / "out"
-    process = start(recipe, bench, out)
+    process = start(recipe, place, out)
     wait_for(out / "runs/slow/seed0/last.ckpt")
     if how == signal.SIGKILL:
         os.killpg(process.pid, how)  # whatever it started too
     else:
         process.send_signal(how)  # to the benchmark alone
-    assert process.wait(60) in (-9, 130)
+    assert process.wait(200) in (-9, 130)
     assert not (out / "results.csv").exists()
-    again = start(recipe, bench, out)
-    said = again.communicate(timeout=120)[0]
+    again = start(recipe, place, out)
+    said = again.communicate(timeout=300)[0]
     assert again.returncode == 0, said
     assert "--resume" in (out / "runs/slow/seed0.log").read_text()
     epochs = [row["epoch"] for row in rows_of(out / "runs/slow/seed0/metrics.csv")]
@@ -253,15 +261,36 @@ def test_stopped_in_the_middle_it_goes_on(bench, tmp_path, how):
     assert row["epochs"] == "4"
 
 
-def test_a_run_that_outlived_its_benchmark_is_not_disturbed(bench, tmp_path, capsys):
-    recipe = write_recipe(tmp_path / "slow.py", body="import time; time.sleep(0.5)", epochs=6, module="Module")
+@pytest.mark.timeout(1200)
+def test_a_comparison_that_is_stopped_goes_on(place, tmp_path):
+    write_recipe(tmp_path / "quick.py", epochs=1)
+    recipe = write_recipe(tmp_path / "slow.py", body="import time; time.sleep(0.5)", epochs=4, module="Module")
     out = tmp_path / "out"
-    process = start(recipe, bench, out)
+    command = ["compare", str(tmp_path / "quick.py")]
+    process = start(recipe, place, out, *command)
+    wait_for(out / "slow/runs/slow/seed0/last.ckpt", 400)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=200)
+    assert process.returncode == 130, said
+    assert not (out / "compare.json").exists()
+    again = start(recipe, place, out, *command)
+    said = again.communicate(timeout=300)[0]
+    assert again.returncode == 0, said
+    assert "quick seed 0: done before" in said
+    assert "--resume" in (out / "slow/runs/slow/seed0.log").read_text()
+    assert [row["epoch"] for row in rows_of(out / "slow/runs/slow/seed0/metrics.csv")] == ["0", "1", "2", "3"]
+    assert json.loads((out / "compare.json").read_text())["pairs"] == [{"seed": 0, "fold": None}]
+
+
+def test_a_run_that_outlived_its_benchmark_is_not_disturbed(place, tmp_path, capsys):
+    recipe = write_recipe(tmp_path / "slow.py", body="import time; time.sleep(0.5)", epochs=30, module="Module")
+    out = tmp_path / "out"
+    process = start(recipe, place, out)
     try:
         wait_for(out / "runs/slow/seed0/config.yaml")
         process.kill()
         process.wait()
-        assert main(["benchmark", str(recipe), "--data", str(bench / "clips"), "--out", str(out)]) == 2
+        assert main(["benchmark", str(recipe), "--data", str(place / "clips"), "--out", str(out)]) == 2
         assert "another process is still at" in capsys.readouterr().err
     finally:
         os.killpg(process.pid, signal.SIGKILL)
