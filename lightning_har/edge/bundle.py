@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ if __name__ == "__main__":
 
 _DOCKERFILE = """\
 # docker build --platform linux/arm64 -t recognizer . && docker run --rm --device /dev/video0 recognizer 0
-FROM --platform=linux/arm64 python:3.11-slim
+FROM --platform=linux/arm64 python:{python}-slim
 WORKDIR /bundle
 COPY requirements.txt .
 RUN pip install --no-cache-dir --only-binary=:all: -r requirements.txt
@@ -109,7 +110,8 @@ def bundle(
     np.savez_compressed(out / "captions.npz", **draw_captions(texts))  # type: ignore[arg-type]
     _copy_runner(out)
     (out / "requirements.txt").write_text(_requirements(format))
-    (out / "Dockerfile").write_text(_DOCKERFILE)
+    # The same Python: the requirements' floors may have no wheels for another.
+    (out / "Dockerfile").write_text(_DOCKERFILE.format(python=f"{sys.version_info[0]}.{sys.version_info[1]}"))
     values: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "name": name or type(module).__name__,

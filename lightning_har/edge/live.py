@@ -30,7 +30,7 @@ from lightning_har.edge.runtime import (
     read_clip,
     top,
 )
-from lightning_har.errors import ConfigError, DecodeError, HarError
+from lightning_har.errors import ConfigError, DataError, DecodeError, HarError
 
 STALL_SECONDS = 10.0
 MAX_BACKOFF = 30.0
@@ -187,12 +187,22 @@ class Annotator:
         path: Of the video to write.
         bundle: Whose captions are used.
         rate: Frames per second.
+
+    Raises:
+        DataError: The file cannot be written.
     """
 
     def __init__(self, path: str | Path, bundle: Bundle, rate: int = 25) -> None:
         import av
 
-        self._container = av.open(str(path), "w")
+        try:
+            self._container = av.open(str(path), "w")
+            Path(path).open("wb").close()  # PyAV opens it with the first frame only
+        except (OSError, ValueError) as error:  # PyAV's, and its ValueError for a name without a format
+            raise DataError(
+                f"cannot write {path}: {getattr(error, 'strerror', None) or error}; give a file such as seen.mp4 in a "
+                "folder that is there"
+            ) from error
         self._rate = rate
         self._stream: Any = None
         with np.load(bundle.folder / "captions.npz") as stored:
@@ -234,42 +244,63 @@ def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
         folder: The bundle.
 
     Returns:
-        0; 2 for bad input, with a message on stderr.
+        0, also where Ctrl-C ends a camera; 2 for bad input, with a message on stderr; 130 for Ctrl-C elsewhere.
     """
     parser = argparse.ArgumentParser(description="Recognise actions in a file, a camera (0) or a stream (rtsp://...).")
     parser.add_argument("source", help="a video file, a camera's number, or an address")
-    parser.add_argument("--threads", type=int, default=2, help="of the network (default 2)")
-    parser.add_argument("--top", type=int, default=3, help="labels to print (default 3)")
+    parser.add_argument("--threads", type=count, default=2, help="of the network (default 2)")
+    parser.add_argument("--top", type=count, default=3, help="labels to print (default 3)")
     parser.add_argument("--live", action="store_true", help="treat a file as a camera: at its own pace")
     parser.add_argument(
-        "--span", type=float, default=2.0, help="seconds of a camera that the network sees at once (default 2)"
+        "--span", type=seconds, default=2.0, help="seconds of a camera that the network sees at once (default 2)"
     )
-    parser.add_argument("--seconds", type=float, help="stop a camera or stream after this long")
+    parser.add_argument("--seconds", type=seconds, help="stop a camera or stream after this long")
     parser.add_argument("--output", metavar="FILE", help="write the video with its labels (.mp4)")
     parser.add_argument("--json", action="store_true", help="print the final statistics as one line of JSON")
-    parser.add_argument("--repeat", type=int, default=1, help="recognise a file this many times, for timing")
+    parser.add_argument("--repeat", type=count, default=1, help="recognise a file this many times, for timing")
     args = parser.parse_args(argv)
     began = time.perf_counter()
     try:
+        if args.output and Path(args.output).resolve() == Path(args.source).resolve():
+            raise ConfigError(f"--output {args.output} is the video itself; give another file")
         bundle = load_bundle(folder)
         recognizer = Recognizer.from_bundle(bundle, args.threads)
         loaded = time.perf_counter() - began
         is_file = not args.live and not args.source.isdigit() and "://" not in args.source
         run = _run_file if is_file else _run_live
         statistics = {"load_s": round(loaded, 3), **run(args, bundle, recognizer)}
-    except HarError as error:
+    except (HarError, OSError) as error:  # OSError: a full disk
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        _say("stopped")
+        return 130
     statistics["peak_memory_mb"] = round((peak_memory() or 0) / 1e6, 1) or None
     _print_statistics(statistics, args.json)
     return 0
+
+
+def count(text: str) -> int:
+    """An argument of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is too few; give 1 or more")
+    return value
+
+
+def seconds(text: str) -> float:
+    """An argument that is a time."""
+    value = float(text)
+    if not 0 < value < np.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no time; give seconds, above 0")
+    return value
 
 
 def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) -> dict[str, Any]:
     decode, network, whole = Stopwatch(), Stopwatch(), Stopwatch()
     first = None
     begin = time.perf_counter()
-    for _ in range(max(args.repeat, 1)):
+    for _ in range(args.repeat):
         with whole:
             with decode:
                 frames = read_clip(args.source, bundle.spec, bundle.sampling)

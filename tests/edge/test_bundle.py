@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -12,8 +13,9 @@ import pytest
 import torch
 from edge_models import FRAMES, SIZE, clips, cnn_rnn, tsn, write_video
 
-from lightning_har.edge.bundle import bundle
+from lightning_har.edge.bundle import _requirements, bundle
 from lightning_har.edge.live import LiveSource
+from lightning_har.edge.live import main as run_bundle
 from lightning_har.edge.runtime import MANIFEST, Converter, Recognizer, digest_of, load_bundle, read_clip
 from lightning_har.errors import ConfigError, DataError
 from lightning_har.spec import InputSpec, Sampling
@@ -187,6 +189,89 @@ def test_frames_of_any_size_and_format_become_the_networks(format, shape):
         assert np.abs(mean - expected).max() < 4
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--threads", "0", "too few"),
+        ("--top", "0", "too few"),
+        ("--repeat", "-1", "too few"),
+        ("--span", "0", "no time"),
+        ("--seconds", "nan", "no time"),
+        ("--top", "many", "invalid count"),
+    ],
+)
+def test_options_out_of_range_are_refused(made, option, value, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_bundle(["clip.mp4", option, value], folder=made)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert option in said
+    assert words in said
+
+
+def test_the_video_itself_is_not_written_over(made, video, capsys):
+    before = video.read_bytes()
+    assert run_bundle([str(video), "--output", str(video)], folder=made) == 2
+    assert "is the video itself" in capsys.readouterr().err
+    assert video.read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["seen.mpfour", "nowhere/seen.mp4"])
+@pytest.mark.parametrize("live", [[], ["--live", "--span", "0.1"]], ids=["file", "live"])
+def test_output_that_cannot_be_written_is_a_message(made, video, tmp_path, name, live, capsys):
+    assert run_bundle([str(video), "--output", str(tmp_path / name), *live], folder=made) == 2
+    assert f"cannot write {tmp_path / name}" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_camera_with_its_statistics(made, video):
+    """A camera that stalls for ever: SIGINT, and the runner says what it has seen and ends."""
+    done, said = interrupted(made, video, "while True: time.sleep(60)", "shown")
+    assert done == 0
+    assert "stopped" in said
+    assert '"frame_to_label"' in said
+    assert "Traceback" not in said
+
+
+def test_ctrl_c_while_a_camera_is_lost_ends_too(made, video):
+    done, said = interrupted(made, video, "raise OSError('the cable is out')", "again in")
+    assert done == 0
+    assert "the cable is out" in said
+    assert "again in" in said
+    assert "Traceback" not in said
+
+
+def interrupted(folder, video, then, wait_for):
+    """The exit code and words of the runner on a camera that shows a clip and then does something, sent a SIGINT."""
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where tests run in the background
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from lightning_har.edge import live\n"
+        "once = live.open_live\n"
+        "def camera(source, paced):\n"
+        "    yield from once(sys.argv[2], paced=True)\n"
+        "    print('shown', flush=True)\n"
+        f"    {then}\n"
+        "live.open_live = camera\n"
+        "sys.exit(live.main(['0', '--span', '0.01', '--json', '--threads', '1'], folder=sys.argv[1]))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), str(video)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = ""
+    for line in process.stdout:
+        said += line
+        if wait_for in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    return process.returncode, said + rest
+
+
 # -- a source that does not behave -----------------------------------------------------------------------------
 
 
@@ -299,18 +384,33 @@ def test_in_a_fresh_environment(made, video, tmp_path):
     assert json.loads(done.stdout.splitlines()[-1])["peak_memory_mb"] < 250
 
 
+def test_the_dockerfile_is_for_arm64_and_this_python(made):
+    lines = (made / "Dockerfile").read_text().splitlines()
+    assert f"FROM --platform=linux/arm64 python:{sys.version_info[0]}.{sys.version_info[1]}-slim" in lines
+    (entry,) = [line for line in lines if line.startswith("ENTRYPOINT")]
+    assert (made / json.loads(entry.removeprefix("ENTRYPOINT "))[1]).is_file()
+    for copied in (line.split()[1] for line in lines if line.startswith("COPY")):
+        assert (made / copied).exists()
+
+
 @pytest.mark.slow
-def test_every_requirement_has_a_wheel_for_arm64(made, tmp_path):
-    for line in (made / "requirements.txt").read_text().split():
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"),
-                *("--platform", "manylinux_2_28_aarch64", "--platform", "manylinux_2_27_aarch64"),
-                *("--platform", "manylinux2014_aarch64", "--python-version", "3.11", "-d", tmp_path, line),
-            ],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-    assert len(list(tmp_path.glob("*aarch64*.whl"))) == 3
-    assert "linux/arm64" in (made / "Dockerfile").read_text()
+@pytest.mark.parametrize("format", ["onnx", "executorch"])
+def test_every_requirement_has_a_wheel_for_arm64(tmp_path, format):
+    """As the Dockerfile installs them: wheels alone, for this Python."""
+    (tmp_path / "requirements.txt").write_text(_requirements(format))
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--only-binary=:all:"),
+            *("--platform", "manylinux_2_28_aarch64", "--platform", "manylinux_2_27_aarch64"),
+            *("--platform", "manylinux2014_aarch64", "--target", tmp_path / "none"),
+            *("--python-version", f"{sys.version_info[0]}.{sys.version_info[1]}"),
+            *("-r", tmp_path / "requirements.txt", "--report", tmp_path / "report.json", "-q"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "report.json").read_text())["install"]
+    wheels = [part["download_info"]["url"].rsplit("/", 1)[1] for part in found]
+    assert len(wheels) == len((tmp_path / "requirements.txt").read_text().split())
+    assert all(wheel.endswith("aarch64.whl") for wheel in wheels), wheels
