@@ -21,6 +21,7 @@ from lightning_har.data.manifest import same_classes
 from lightning_har.data.named import data_factory
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
+from lightning_har.modules.pretrained import load_model, weights_of
 from lightning_har.types import ClassNames
 from lightning_har.viz.confusion import save_confusion_matrix
 from lightning_har.viz.curves import save_curves
@@ -82,16 +83,18 @@ def protocol(datamodule: Any, module: ActionRecognizer) -> Protocol:
         "sampling": told,
         "views": one.num_views,
         "crop": one.crop,
-        "coverage": getattr(datamodule, "coverage", None) or None,
+        "coverage": datamodule.coverage or None,
     }
 
 
 def measure(
-    module: ActionRecognizer, outputs: CollectOutputs, device: torch.device, checkpoint: Path
+    module: ActionRecognizer, outputs: CollectOutputs, device: torch.device, checkpoint: Path | None
 ) -> tuple[Cost, Latency | None]:
     """Sizes and speed, on the clips that the test began with; without a test, on a black one."""
     parameters, trainable = count_parameters(module)
     macs, latency = None, None
+    if checkpoint is not None and not checkpoint.is_file():  # a Trainer that was told to write none
+        checkpoint = None
     example = outputs.example
     if example is None and module.spec is not None:
         example = example_video(module.spec)
@@ -104,8 +107,8 @@ def measure(
         "parameters": parameters,
         "trainable_parameters": trainable,
         "macs": macs,
-        "checkpoint_bytes": checkpoint.stat().st_size if checkpoint.is_file() else None,
-        "checkpoint_sha256": digests(checkpoint).sha256 if checkpoint.is_file() else None,
+        "checkpoint_bytes": checkpoint.stat().st_size if checkpoint else None,
+        "checkpoint_sha256": digests(checkpoint).sha256 if checkpoint else None,
     }
     return cost, latency
 
@@ -155,7 +158,7 @@ def score_checkpoint(
         official = "split" in inspect.signature(factory.func).parameters
         keywords |= {"split": int(fold)} if official and fold.isdigit() else {"fold": fold}
     datamodule = factory(**keywords)
-    module, path = _load(checkpoint)
+    module = load_model(checkpoint)
     if module.class_names is not None and same_classes(module.class_names, datamodule.class_names):
         # A CSV's classes are in alphabetical order, a data set's in its own.
         datamodule.order_classes(module.class_names)
@@ -175,7 +178,7 @@ def score_checkpoint(
         tester.test(module, datamodule=datamodule, verbose=False)
     measured = {key: float(value) for key, value in tester.callback_metrics.items()}
     heads = predictions_by_head(outputs, module.class_names)
-    cost, latency = measure(module, outputs, device, path)
+    cost, latency = measure(module, outputs, device, weights_of(checkpoint))
     report: Report = {
         "schema_version": SCHEMA_VERSION,
         "recipe": str(checkpoint),
@@ -228,16 +231,3 @@ def _listing(names: ClassNames) -> str:
     if isinstance(names, dict):
         return "; ".join(f"{head} ({len(n)}): {', '.join(n)}" for head, n in names.items())
     return f"({len(names)}) {', '.join(names)}"
-
-
-def _load(checkpoint: str | Path) -> tuple[ActionRecognizer, Path]:
-    from lightning_har.modules import load_checkpoint
-    from lightning_har.modules.pretrained import load
-
-    path = Path(checkpoint)
-    if path.is_dir() and (path / "best.ckpt").is_file():
-        path = path / "best.ckpt"
-    if path.suffix == ".ckpt":
-        return load_checkpoint(path), path
-    weights = path / "model.safetensors"
-    return load(checkpoint), weights

@@ -14,11 +14,11 @@ LAYERS = (
     {"nets"},
     {"modules", "data"},
     {"bench", "edge", "viz", "hub"},
-    {"run", "arguments", "callbacks", "evaluate"},
+    {"run", "arguments", "callbacks", "evaluate", "predict"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-TOGETHER = {"run", "arguments", "callbacks", "evaluate", "spec", "types"}  # one room over several files
+TOGETHER = {"run", "arguments", "callbacks", "evaluate", "predict", "spec", "types"}  # one room over several files
 OUTSIDE = {"zoo", "recipes", "benchmarks", "tests"}
 LIGHTNING_FREE = {"nets", "weights", "spec", "types", "errors"}
 LAZY = {"onnxruntime", "executorch", "cv2", "pytorchvideo", "matplotlib", "sklearn", "gradio", "mkdocs"}

@@ -14,12 +14,12 @@ import yaml
 from lightning_har._lightning import Callback, Trainer
 from lightning_har.bench.predictions import Predictions
 from lightning_har.cli import lightning, main
-from lightning_har.cli.predict import load_model
 from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.data.kinetics import KineticsDataModule
 from lightning_har.data.synthetic import SyntheticActionsDataModule, generate
 from lightning_har.errors import ConfigError, DecodeError, HarError, WeightsError
 from lightning_har.modules.cnn_rnn import CNNRNNModule
+from lightning_har.modules.pretrained import load_model
 from lightning_har.run import run
 
 ROOT = Path(__file__).resolve().parents[1]

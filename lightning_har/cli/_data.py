@@ -78,7 +78,7 @@ def draw_samples(text: str, model: str | None, path: Path, split: str = "train",
         data.spec = InputSpec(8, (224, 224))
         data.train_sampling = data.eval_sampling = Sampling("uniform")
     else:
-        from lightning_har.cli.predict import load_model
+        from lightning_har.modules.pretrained import load_model
 
         module = load_model(model)
         if module.spec is None:

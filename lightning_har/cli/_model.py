@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def load(args: argparse.Namespace) -> tuple[ActionRecognizer, Any]:
     """The model, and the calibration data or None."""
     from lightning_har.cli._data import open_data
-    from lightning_har.cli.predict import load_model
+    from lightning_har.modules.pretrained import load_model
 
     module = load_model(args.model)
     return module, open_data(args.calibration, batch_size=1, num_workers=0) if args.calibration else None

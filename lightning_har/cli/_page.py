@@ -54,15 +54,12 @@ class Demo:
         Raises:
             HarError: It cannot be loaded.
         """
-        from lightning_har.cli.predict import load_model
-        from lightning_har.modules.pretrained import load
+        from lightning_har.modules.pretrained import load_model
 
         if name not in self.models:
             raise ConfigError("choose a model first")
         if name not in self._loaded:
-            path = self.models[name]
-            is_published = path.is_dir() and (path / "config.json").is_file()
-            module = load(path) if is_published else load_model(str(path))
+            module = load_model(self.models[name])
             if not module.num_classes:
                 raise ConfigError(f"{name} has no classes: it gives features")
             self._loaded = {name: module.to(self.device).eval()}

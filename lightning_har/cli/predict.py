@@ -7,20 +7,11 @@ import glob
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lightning_har.errors import ConfigError, DataError, DecodeError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from lightning_har.data.windows import Window
-    from lightning_har.modules.base import ActionRecognizer
-    from lightning_har.types import Batch, Logits
+from lightning_har.errors import ConfigError, DataError
 
 WINDOW_S = 2.0
 """Length of a window where none is given."""
@@ -80,6 +71,9 @@ def main(args: argparse.Namespace) -> int:
         raise ConfigError("--stride and --threshold are of --windows, which is not given")
     if args.windows is not None and (args.stride or 0) > args.windows:
         raise ConfigError(f"--stride {args.stride:g} is more than --windows {args.windows:g}: it would leave gaps")
+    from lightning_har.modules.pretrained import load_model
+    from lightning_har.predict import predict, predict_windows
+
     module = load_model(args.model)
     if args.windows is None:
         entries = predict(module, files, top=args.top, batch_size=args.batch_size)
@@ -130,216 +124,6 @@ def find_videos(given: Sequence[str]) -> list[Path]:
                 raise DataError(f"{text} does not exist, and matches nothing")
         found.update(dict.fromkeys(files))
     return list(found)
-
-
-def load_model(model: str) -> ActionRecognizer:
-    """A module from a run's folder, a checkpoint, or what ``lightning_har.load`` takes: a folder, an id in the zoo.
-
-    Raises:
-        ConfigError: A run's folder without a best checkpoint.
-        WeightsError: Nothing of that name, or not a checkpoint of ours.
-    """
-    path = Path(model)
-    if path.is_file() or path.suffix == ".ckpt":
-        from lightning_har.modules import load_checkpoint
-
-        return load_checkpoint(path)
-    if path.is_dir() and not (path / "model.safetensors").is_file():
-        from lightning_har.modules import load_checkpoint
-
-        best = path / "best.ckpt"
-        if not best.is_file():
-            inner = sorted(str(p.parent) for p in path.glob("*/best.ckpt"))
-            hint = f"; there is {' and '.join(inner)}" if inner else "; was the run stopped in its first epoch?"
-            raise ConfigError(f"{path} has no best.ckpt{hint}")
-        return load_checkpoint(best)
-    from lightning_har.modules.pretrained import load
-
-    return load(model)
-
-
-def predict(
-    module: ActionRecognizer, files: Sequence[str | Path], *, top: int = 5, batch_size: int = 1
-) -> list[dict[str, Any]]:
-    """The best classes of every file.
-
-    Args:
-        module: Recogniser with its class names and evaluation sampling.
-        files: Videos.
-        top: Classes of each.
-        batch_size: Videos at a time.
-
-    Returns:
-        In order, ``{"file", "predictions": [{"label", "score"}, ...]}`` with softmax scores, best first; with several
-        heads, ``predictions`` is such a list by head; ``{"file", "error"}`` for a file that cannot be read.
-    """
-    from lightning_har._lightning import interruptible
-    from lightning_har.callbacks import RunProgress
-    from lightning_har.data.folder import VideoFilesDataModule
-    from lightning_har.run import quiet_lightning
-
-    data = VideoFilesDataModule(
-        files,
-        class_names=module.class_names,
-        spec=module.spec,
-        eval_sampling=module.eval_sampling,
-        batch_size=batch_size,
-        on_error="skip",
-    )
-    with quiet_lightning():
-        trainer = _trainer(RunProgress()) if len(files) > 1 and sys.stderr.isatty() else _trainer()
-        with interruptible(trainer):
-            batches = trainer.predict(module, datamodule=data)
-    said: dict[str, dict[str, Any]] = {}
-    for batch in batches or []:
-        for failure in batch["failures"]:
-            said[failure.path] = {"error": failure.reason}
-        if not batch["id"]:
-            continue
-        scores = _scores(batch["logits"])
-        for i, path in enumerate(batch["path"]):
-            ranked = {head: _ranked(x[i], _names(module, head, x.shape[1]), top) for head, x in scores.items()}
-            said[path] = {"predictions": ranked if isinstance(batch["logits"], dict) else ranked["action"]}
-    return [{"file": str(file), **said[str(file)]} for file in files]
-
-
-def predict_windows(
-    module: ActionRecognizer,
-    files: Sequence[str | Path],
-    seconds: float = WINDOW_S,
-    stride: float | None = None,
-    *,
-    threshold: float = 0.0,
-    top: int = 5,
-    batch_size: int = 1,
-) -> list[dict[str, Any]]:
-    """What happens when in every file, by windows that slide over it.
-
-    A file is read a few windows at a time: in memory are the frames of one batch, and the scores of all windows.
-
-    Args:
-        module: Recogniser of RGB video, with its class names and evaluation sampling.
-        files: Videos of any length.
-        seconds: Length of a window.
-        stride: Seconds from one window to the next; None is half a window.
-        threshold: Stretches whose best class has a lower mean score belong to no segment.
-        top: Classes of each window.
-        batch_size: Windows at a time.
-
-    Returns:
-        In order, ``{"file", "seconds", "windows": [{"start", "stop", "predictions"}, ...], "segments": [{"start",
-        "stop", "label", "score"}, ...]}``, times in seconds from the first frame on, ``predictions`` as ``predict``
-        gives them; with several heads, ``segments`` is such a list by head. ``{"file", "error"}`` for a file that
-        cannot be read to its end.
-
-    Raises:
-        ConfigError: The model does not take RGB frames; windows that would leave gaps.
-    """
-    from dataclasses import replace
-
-    from lightning_har._lightning import interruptible
-    from lightning_har.data.datamodule import EVAL_SAMPLING
-    from lightning_har.data.decode_pyav import PyAVVideo
-    from lightning_har.data.parallel import progress
-    from lightning_har.data.windows import sliding_windows, window_batches
-    from lightning_har.run import quiet_lightning
-    from lightning_har.spec import InputSpec, Sampling
-
-    spec, sampling = module.spec, module.eval_sampling or EVAL_SAMPLING
-    if not isinstance(spec, InputSpec) or spec.modality != "rgb" or not isinstance(sampling, Sampling):
-        takes = "features" if spec is None else "optical flow"
-        raise ConfigError(f"--windows reads RGB frames from the file; this model takes {takes}")
-    sampling = replace(sampling, num_clips=1, random=False)
-    entries: list[dict[str, Any]] = []
-    with quiet_lightning():
-        trainer = _trainer()
-        for file in files:
-            try:
-                with PyAVVideo(file) as video:
-                    times = video.times()
-                    windows = sliding_windows(len(times) - 1, video.fps, seconds, stride)
-                    with progress(Path(file).name, len(windows)) as advance, interruptible(trainer):
-                        batches = window_batches(video, windows, spec, sampling, batch_size)
-                        outputs = trainer.predict(module, dataloaders=_told(batches, advance))
-            except DecodeError as error:
-                entries.append({"file": str(file), "error": str(error)})
-                continue
-            entries.append({"file": str(file), **_along(module, windows, times, outputs, threshold, top)})
-    return entries
-
-
-def _told(batches: Iterator[Batch], advance: Callable[[int], None]) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        advance(len(batch["id"]))
-
-
-def _along(
-    module: ActionRecognizer,
-    windows: Sequence[Window],
-    times: NDArray[np.float64],
-    outputs: Sequence[Mapping[str, Any]],
-    threshold: float,
-    top: int,
-) -> dict[str, Any]:
-    """What ``predict_windows`` says of a file."""
-    import torch
-
-    from lightning_har.data.windows import merge_windows
-
-    by_batch = [_scores(batch["logits"]) for batch in outputs]
-    scores = {head: torch.cat([batch[head] for batch in by_batch]) for head in by_batch[0]}
-    names = {head: _names(module, head, x.shape[1]) for head, x in scores.items()}
-    several = isinstance(outputs[0]["logits"], dict)
-
-    def span(start: float, stop: float) -> dict[str, float]:
-        return {"start": round(float(start), 3), "stop": round(float(stop), 3)}
-
-    rows: list[dict[str, Any]] = []
-    for i, window in enumerate(windows):
-        ranked = {head: _ranked(x[i], names[head], top) for head, x in scores.items()}
-        when = span(times[window.start], times[window.stop])
-        rows.append({**when, "predictions": ranked if several else ranked["action"]})
-    segments = {
-        head: [
-            {**span(s.start, s.stop), "label": names[head][s.label], "score": round(s.score, 6)}
-            for s in merge_windows(windows, x.numpy(), times, threshold=threshold)
-        ]
-        for head, x in scores.items()
-    }
-    seconds = round(float(times[-1]), 3)
-    return {"seconds": seconds, "windows": rows, "segments": segments if several else segments["action"]}
-
-
-def _trainer(*callbacks: Any) -> Any:
-    from lightning_har._lightning import Trainer
-
-    quiet: dict[str, Any] = {
-        "callbacks": list(callbacks),
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return Trainer(**quiet)
-
-
-def _scores(logits: Logits) -> dict[str, Tensor]:
-    """Softmax by head, on the CPU; a single head is "action"."""
-    by_head = logits if isinstance(logits, dict) else {"action": logits}
-    return {head: x.float().softmax(dim=1).cpu() for head, x in by_head.items()}
-
-
-def _names(module: ActionRecognizer, head: str, count: int) -> Sequence[str]:
-    names = module.class_names
-    of_head = names.get(head) if isinstance(names, dict) else names
-    return of_head or [str(k) for k in range(count)]
-
-
-def _ranked(scores: Any, names: Sequence[str], top: int) -> list[dict[str, Any]]:
-    values, classes = scores.topk(min(top, len(names)))
-    pairs = zip(classes.tolist(), values.tolist(), strict=True)
-    return [{"label": names[k], "score": round(score, 6)} for k, score in pairs]
 
 
 def _flat(predictions: Any) -> list[tuple[str, float]]:

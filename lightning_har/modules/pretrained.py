@@ -22,6 +22,7 @@ import torch
 from lightning_har._files import whole_file
 from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
+from lightning_har.modules import load_checkpoint
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import NumClasses, to_class_names
@@ -137,6 +138,38 @@ def load(
         module.to(map_location)
     module.eval()
     return module
+
+
+def load_model(model: str | Path) -> ActionRecognizer:
+    """A module from a checkpoint, a run's folder (its best checkpoint), or what ``load`` takes.
+
+    Raises:
+        ConfigError: A run's folder without a best checkpoint.
+        WeightsError: Nothing of that name, or not a checkpoint of ours.
+    """
+    path = weights_of(model)
+    return load(model) if path is None or path.name == WEIGHTS else load_checkpoint(path)
+
+
+def weights_of(model: str | Path) -> Path | None:
+    """The file that holds the weights of what ``load_model`` takes; None for a name in a zoo or on the hub.
+
+    Raises:
+        ConfigError: A run's folder without a best checkpoint.
+    """
+    path = Path(model)
+    if path.is_file() or path.suffix == ".ckpt":
+        return path
+    if not path.is_dir():
+        return None
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    best = path / "best.ckpt"
+    if not best.is_file():
+        inner = sorted(str(p.parent) for p in path.glob("*/best.ckpt"))
+        hint = f"; there is {' and '.join(inner)}" if inner else "; was the run stopped in its first epoch?"
+        raise ConfigError(f"{path} has no best.ckpt{hint}")
+    return best
 
 
 def push_to_hub(

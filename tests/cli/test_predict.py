@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from lightning_har._lightning import Trainer
-from lightning_har.cli import predict as cli
 from lightning_har.cli.main import main
-from lightning_har.cli.predict import load_model, predict_windows
 from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.errors import ConfigError
+from lightning_har.modules import pretrained
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.modules.cnn_rnn import CNNRNNModule
+from lightning_har.modules.pretrained import load_model
+from lightning_har.predict import predict, predict_windows
 from lightning_har.spec import InputSpec, Sampling
 
 
@@ -160,7 +161,7 @@ def night_and_day(path: Path, make_video: Any, frames: int = 80, **options: Any)
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(cli, "load_model", lambda name: brightness())
+    monkeypatch.setattr(pretrained, "load_model", lambda name: brightness())
     return "bright"
 
 
@@ -197,7 +198,7 @@ def test_windows_of_one_clip_say_what_predict_says_of_it(place: Path, capsys: py
     module = load_model(str(place))
     module.eval_sampling = Sampling("uniform")
     clip = place / "clips" / "a.mp4"
-    (whole,) = cli.predict(module, [clip])
+    (whole,) = predict(module, [clip])
     (found,) = predict_windows(module, [clip], 60)
     assert found["windows"] == [{"start": 0, "stop": 0.6, "predictions": whole["predictions"]}]
     (segment,) = found["segments"]
@@ -242,7 +243,7 @@ def test_times_are_the_files_own_where_its_frame_rate_varies(tmp_path: Path, mak
 def test_windows_of_several_heads(tmp_path: Path, make_video: Any, capsys: pytest.CaptureFixture[str]) -> None:
     film = night_and_day(tmp_path / "film.mp4", make_video)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "load_model", lambda name: brightness(heads=True))
+        patch.setattr(pretrained, "load_model", lambda name: brightness(heads=True))
         call = ["predict", str(film), "--model", "m", "--windows", "2", "--stride", "1"]
         assert main([*call, "--json"]) == 0
         (found,) = entries(capsys)
