@@ -12,8 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_har._files import whole_file
 from lightning_har.cli import _shards
 from lightning_har.cli._data import dataset_class, open_data
+from lightning_har.cli.main import give_examples
 from lightning_har.data.named import DATASETS, HELP
 from lightning_har.errors import ConfigError, DataError, DecodeError
 
@@ -123,6 +125,7 @@ def add_parser(subparsers: Any) -> None:
     flow.set_defaults(function=_flow)
 
     _add_engine(_shards.add_parser(commands))
+    give_examples(commands, "data", EPILOG)
 
 
 def _add_data(parser: Any) -> None:
@@ -326,7 +329,7 @@ def _split(args: argparse.Namespace) -> int:
 
 def _write_split(manifest: Manifest, part_of: dict[str, str], column: str, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
-    with open(out, "w", newline="", encoding="utf-8") as file:
+    with whole_file(out) as part, open(part, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["path", "label", column, "group", "id", "start", "stop"])
         for r in manifest:

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from lightning_har._files import whole_file
 from lightning_har.errors import ConfigError
 
 EPILOG = """\
@@ -80,7 +81,8 @@ def write(kind: str, name: str, folder: str | Path = ".") -> tuple[Path, Path]:
     camel = "".join(part.capitalize() for part in name.split("_"))
     folder.mkdir(parents=True, exist_ok=True)
     templates = Path(__file__).parent / "templates"
-    for path, template in ((file, f"{kind}.txt"), (test, f"test_{kind}.txt")):
-        text = Template((templates / template).read_text(encoding="utf-8")).substitute(name=name, Name=camel)
-        path.write_text(text, encoding="utf-8")
+    with whole_file(file) as part, whole_file(test) as test_part:  # both or neither
+        for path, template in ((part, f"{kind}.txt"), (test_part, f"test_{kind}.txt")):
+            text = Template((templates / template).read_text(encoding="utf-8")).substitute(name=name, Name=camel)
+            path.write_text(text, encoding="utf-8")
     return file, test

@@ -21,7 +21,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from lightning_har._version import __version__
 from lightning_har.errors import HarError
@@ -109,15 +109,24 @@ def guard(command: Callable[[], int], *, debug: bool = False) -> int:
     except HarError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}{_make_room(str(error))}", file=sys.stderr)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        if debug or not (error.filename or full):
+        # NumPy says no more of a disk that is full: "10240 requested and 4064 written".
+        cut = error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error))
+        number = errno.ENOSPC if cut else error.errno
+        if debug or not (error.filename or number in FULL):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        hint = "; make room, or write to another disk" if full else ""
-        print(f"error: {where}{error.strerror or error}{hint}", file=sys.stderr)
+        told = f"{where}{os.strerror(errno.ENOSPC) if cut else error.strerror or error}"
+        print(f"error: {told}{_make_room(told)}", file=sys.stderr)
     except RuntimeError as error:
+        if not debug and "</torch_" in str(error):  # torch names its shared memory so
+            print(
+                f"error: the shared memory, /dev/shm, is full: {str(error).splitlines()[0]}\n"
+                "lower --data.num_workers, or in Docker start with --shm-size=8g",
+                file=sys.stderr,
+            )
+            return 2
         if debug or type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         print(
@@ -126,6 +135,16 @@ def guard(command: Callable[[], int], *, debug: bool = False) -> int:
             file=sys.stderr,
         )
     return 2
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of a disk, a quota or a file system that takes no more."""
+
+
+def _make_room(told: str) -> str:
+    """What to do where the reason in a message is a full disk, whatever error it came through."""
+    full = any(os.strerror(number) in told for number in FULL)
+    return "; make room, or write to another disk" if full else ""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -143,6 +162,20 @@ class Parser(argparse.ArgumentParser):
         typo = re.match(r"unrecognized arguments: (--[^\s=]+)", message)
         hint = nearest(typo[1], options) if typo else ""
         self.exit(2, f"error: {message}{hint}\nwhat it takes: {self.prog} --help\n")
+
+
+def give_examples(commands: Any, of: str, epilog: str) -> None:
+    """Show with each of a command's own commands those examples of the whole that are its own.
+
+    Args:
+        commands: What ``add_subparsers`` returned, complete.
+        of: The command, such as "data".
+        epilog: Its examples, one a line.
+    """
+    for name, parser in commands.choices.items():
+        own = [line for line in epilog.splitlines() if f"{line} ".startswith(f"  lightning-har {of} {name} ")]
+        parser.epilog = "\n".join(["examples:" if len(own) > 1 else "example:", *own])
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
 def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:

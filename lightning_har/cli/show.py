@@ -7,7 +7,8 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_har.cli.main import nearest
+from lightning_har._files import whole_file
+from lightning_har.cli.main import FULL, nearest
 from lightning_har.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -63,7 +64,13 @@ def main(args: argparse.Namespace) -> int:
     if path.is_dir() or not path.parent.is_dir():
         raise ConfigError(f"--out {path} cannot be written: give a file in a folder that exists")
     own = {"samples": _samples, "gradcam": _gradcam, "features": _features, "curves": _curves}
-    own.get(args.kind, _classes)(args, path)
+    try:
+        with whole_file(path) as part:
+            own.get(args.kind, _classes)(args, part)
+    except OSError as error:
+        if error.filename == str(part) or (error.filename is None and error.errno in FULL):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     print(f"wrote {path}")
     return 0
 
@@ -136,8 +143,8 @@ def _samples(args: argparse.Namespace, path: Path) -> None:
 def _gradcam(args: argparse.Namespace, path: Path) -> None:
     from collections.abc import Mapping
 
-    from lightning_har.cli.predict import load_model
     from lightning_har.data.folder import VideoFilesDataModule
+    from lightning_har.modules.pretrained import load_model
     from lightning_har.viz.gradcam import grad_cam, save_grad_cam
 
     if args.model is None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_har.cli.main import give_examples
 from lightning_har.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ HF_ENDPOINT says which hub. HF_TOKEN, or `hf auth login`, opens private reposito
 
 examples:
   lightning-har zoo list
+  lightning-har zoo info quickstart
+  lightning-har zoo download quickstart --out quickstart/
   lightning-har zoo build mobilenetv2-quantized-imagenet --zoo /srv/zoo
   lightning-har zoo convert i3d-inceptionv1-kinetics400-rgb model.ckpt.index model.ckpt.data-00000-of-00001 --out i3d/
   lightning-har zoo convert quickstart runs/mine/gru --out quickstart/
@@ -73,6 +76,7 @@ def add_parser(subparsers: Any) -> None:
     publish.add_argument("--name", help="in the zoo; default: the card's name")
     publish.add_argument("--private", action="store_true", help="of a repository that is made now")
     publish.add_argument("--message", help="of the commit")
+    give_examples(actions, "zoo", EPILOG)
 
 
 def list_(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from lightning_har._files import whole_file
 from lightning_har.errors import DecodeError
 
 Lines: TypeAlias = Sequence[tuple[str, float]]
@@ -24,7 +25,8 @@ def annotate_video(source: str | Path, target: str | Path, lines: Lines | Callab
         lines: What is written onto all frames; or a function from a frame's number to what is written onto it.
 
     Raises:
-        DecodeError: ``source`` cannot be read.
+        DecodeError: ``source`` cannot be read; ``target`` is then as it was.
+        OSError: ``target`` cannot be written.
     """
     import av
     from PIL import Image
@@ -33,36 +35,36 @@ def annotate_video(source: str | Path, target: str | Path, lines: Lines | Callab
     size: tuple[int, int] | None = None
     overlay, written = None, None
     try:
-        with av.open(str(source)) as reader, av.open(str(target), "w") as writer:
-            if not reader.streams.video:
-                raise DecodeError(f"{source}: has no video stream")
-            rate = Fraction(reader.streams.video[0].average_rate or 25).limit_denominator(65535)
-            stream = writer.add_stream("libx264", rate=rate)
-            stream.pix_fmt = "yuv420p"
-            for number, frame in enumerate(reader.decode(video=0)):
-                picture = frame.to_image()
-                # Phones store a turned picture and say by how much.
-                turn = getattr(frame, "rotation", 0) or 0
-                picture = picture.rotate(turn, expand=True) if turn else picture
-                times = -(-240 // picture.height)
-                picture = picture.resize((picture.width * times, picture.height * times)) if times > 1 else picture
-                picture = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
-                if size is None:
-                    size = stream.width, stream.height = picture.size
-                wanted = tuple(of_frame(number))
-                if overlay is None or wanted != written:
-                    overlay, written = _overlay(size, wanted), wanted
-                picture = picture.resize(size) if picture.size != size else picture
-                picture = Image.alpha_composite(picture.convert("RGBA"), overlay).convert("RGB")
-                writer.mux(stream.encode(av.VideoFrame.from_image(picture)))
-            writer.mux(stream.encode(None))
+        with whole_file(target) as part:
+            with av.open(str(source)) as reader, av.open(str(part), "w") as writer:
+                if not reader.streams.video:
+                    raise DecodeError(f"{source}: has no video stream")
+                rate = Fraction(reader.streams.video[0].average_rate or 25).limit_denominator(65535)
+                stream = writer.add_stream("libx264", rate=rate)
+                stream.pix_fmt = "yuv420p"
+                for number, frame in enumerate(reader.decode(video=0)):
+                    picture = frame.to_image()
+                    # Phones store a turned picture and say by how much.
+                    turn = getattr(frame, "rotation", 0) or 0
+                    picture = picture.rotate(turn, expand=True) if turn else picture
+                    times = -(-240 // picture.height)
+                    picture = picture.resize((picture.width * times, picture.height * times)) if times > 1 else picture
+                    picture = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))
+                    if size is None:
+                        size = stream.width, stream.height = picture.size
+                    wanted = tuple(of_frame(number))
+                    if overlay is None or wanted != written:
+                        overlay, written = _overlay(size, wanted), wanted
+                    picture = picture.resize(size) if picture.size != size else picture
+                    picture = Image.alpha_composite(picture.convert("RGBA"), overlay).convert("RGB")
+                    writer.mux(stream.encode(av.VideoFrame.from_image(picture)))
+                writer.mux(stream.encode(None))
+            if overlay is None:
+                raise DecodeError(f"{source}: has no frames")
     except (av.FFmpegError, OSError) as error:
-        if isinstance(error, OSError) and getattr(error, "filename", None) == str(target):
-            raise
+        if getattr(error, "filename", None) == str(part):
+            raise OSError(error.errno, error.strerror, str(target)) from error
         raise DecodeError(f"{source}: cannot be annotated: {error}") from error
-    if overlay is None:
-        Path(target).unlink(missing_ok=True)
-        raise DecodeError(f"{source}: has no frames")
 
 
 def _overlay(size: tuple[int, int], lines: Lines) -> Any:

@@ -162,6 +162,9 @@ def copy_checkpoint(folder: str | Path, place: str | Path) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(folder, part, ignore=shutil.ignore_patterns(".*"))
         put_in_place(part, place)
+    except shutil.Error as error:  # of several files, each with its reason
+        _, _, reason = error.args[0][0]
+        raise WeightsError(f"{place} cannot be written: {reason}") from error
     except OSError as error:
         raise WeightsError(f"{place} cannot be written: {error.strerror or error}") from error
     finally:

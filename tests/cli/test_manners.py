@@ -2,6 +2,8 @@
 
 import argparse
 import errno
+import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -90,7 +92,10 @@ def test_every_action_says_what_it_takes(command: str, place: Path, capsys: pyte
     with pytest.raises(SystemExit) as end:
         main([*command.split(), "--help"])
     assert end.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: lightning-har {command}")
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: lightning-har {command}")
+    examples = told.partition("example")[2] or told.partition("pictures of")[2]
+    assert f"lightning-har {command} " in examples or f"lightning-har {command}\n" in examples
     if command != "run":  # what follows a recipe is the recipe's
         said = check([*next(calls(command, all_leaves()[command], "text.mp4")), "--frobnicate"], capsys)
         assert "--frobnicate" in said
@@ -129,11 +134,7 @@ sys.exit(main(sys.argv[1:]))
 @pytest.mark.slow
 def test_ctrl_c_while_it_reads(tmp_path: Path) -> None:
     write_fake_folder(tmp_path / "clips", clips=3)
-    module = CNNRNNModule(2, backbone="mobilenetv2_035", temporal="avg", pretrained=False, num_frames=2, input_size=32)
-    module.class_names = ("clap", "wave")
-    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    trainer.strategy.connect(module)
-    trainer.save_checkpoint(tmp_path / "best.ckpt", weights_only=True)
+    save_run(tmp_path)
     for line in ("predict clips/wave --model best.ckpt", "test best.ckpt --data clips --out scored"):
         command = [sys.executable, "-c", STOPPED, *line.split()]
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
@@ -160,6 +161,102 @@ def test_no_space(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
+
+
+FULL_DISK = {  # a command, and the bytes that no file may pass; what opens clips has 8 KiB of shared memory
+    "data fake folder out": 256,
+    "data fake features out": 256,
+    "data fake epic_kitchens out": 256,
+    "data show clips --picture out.png": 2**13,
+    "data check clips --report out.csv --workers 0": 256,
+    "data stats clips --picture out.png --workers 0": 256,
+    "data split clips --out out.csv": 256,
+    "data flow clips --out out --method lucas_kanade --workers 0": 256,
+    "data prepare folder clips --reencode out --workers 0": 256,
+    "data shards clips --out out --workers 0": 256,
+    "show samples clips --out out.png": 2**13,
+    "show confusion run --out out.png": 256,
+    "show curves run --out out.svg": 256,
+    "show gradcam clips/wave/wave_00.mp4 --model run --out out.png": 2**13,
+    "extract --model mobilenetv2_035 --weights none --frames 8 --size 32 --data clips --out out --num-workers 0": 2**13,
+    "predict clips/wave/wave_00.mp4 --model run --annotate out.mp4": 2**13,
+    "test run --data clips --out out --num-workers 0": 2**13,
+    "export --model run --out out": 2**14,
+    "bundle --model run --out out": 2**14,
+    "zoo convert mine run/best.ckpt --unverified --out out": 2**14,
+    "zoo publish published --zoo zoo": 2**14,
+    "init model mine --out .": 256,
+}
+ONE_BY_ONE = """
+import contextlib, io, json, pathlib, resource, shutil, sys
+from lightning_har.cli.main import main
+for line, limit in json.load(sys.stdin).items():
+    said = io.StringIO()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+            code = main(line.split())
+    except BaseException as error:
+        code = repr(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    left = [path for path in pathlib.Path().iterdir() if path.stem in ("out", "mine", "test_mine")]
+    print(json.dumps([line, code, said.getvalue(), [path.name for path in left if path.is_file()]]), flush=True)
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="limits of Unix")
+def test_no_space_for_what_a_command_writes(tmp_path: Path) -> None:
+    """A file that does not fit ends each command that writes with one message and its remedy."""
+    write_fake_folder(tmp_path / "clips", clips=3)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "zoo").mkdir()
+    save_run(tmp_path / "run").save_pretrained(tmp_path / "published")
+    lines = dict(FULL_DISK)
+    for name, line in (("onnxscript", "export"), ("onnxruntime", "bundle"), ("webdataset", "data shards")):
+        if importlib.util.find_spec(name) is None:
+            lines = {k: v for k, v in lines.items() if not k.startswith(line)}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE], input=json.dumps(lines), capture_output=True, text=True, cwd=tmp_path
+    )
+    ended = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line for line, *_ in ended] == list(lines), done.stderr
+    remedy = "; make room, or write to another disk"
+    wrong = [
+        (line, code, said)
+        for line, code, said, _ in ended
+        if code != 2 or not said.splitlines()[-1].startswith("error: ") or not said.endswith(f"{remedy}\n")
+    ]
+    assert not wrong, "\n".join(map(str, wrong))
+    halves = {name for *_, left in ended for name in left} - {"out.csv"}  # what was checked stays checked
+    assert halves == set()
+
+
+def save_run(folder: Path) -> CNNRNNModule:
+    """A run's folder: a checkpoint, predictions and curves."""
+    module = CNNRNNModule(2, backbone="mobilenetv2_035", temporal="avg", pretrained=False, num_frames=2, input_size=32)
+    module.class_names = ("clap", "wave")
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(folder / "best.ckpt", weights_only=True)
+    row = "{0},{0}.mp4,action,clap,{1},0.9,,\n"
+    head = "id,path,head,label,predicted,score,top5,error\n"
+    (folder / "predictions.csv").write_text(head + row.format("a", "clap") + row.format("b", "wave"))
+    (folder / "metrics.csv").write_text("epoch,train_loss,val_loss,val_top1\n0,1.0,1.2,0.1\n1,0.5,0.9,0.4\n")
+    return module
+
+
+def test_shared_memory_that_is_full_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise RuntimeError("unable to resize file </torch_1_2_3> to the right size: No space left on device (28)")
+
+    assert guard(fail) == 2
+    said = capsys.readouterr().err
+    assert "--data.num_workers" in said
+    assert len(said.splitlines()) == 2
 
 
 @pytest.mark.parametrize(
@@ -273,6 +370,12 @@ def test_quiet_holds_back_and_gives_out_where_it_fails(capsys: pytest.CaptureFix
     assert "did you mean predict" in capsys.readouterr().err
 
 
-def test_no_colour_in_a_pipe() -> None:
-    done = subprocess.run([sys.executable, "-m", "lightning_har.cli.main", "--help"], capture_output=True, check=True)
+@pytest.mark.parametrize("line", ["--help", "zoo list", "data check clips --workers 0"])
+def test_no_colour_in_a_pipe(line: str, place: Path) -> None:
+    """Neither in help, nor in tables, nor in a bar."""
+    write_fake_folder(place / "clips", clips=3)
+    command = [sys.executable, "-m", "lightning_har.cli.main", *line.split()]
+    environment = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    done = subprocess.run(command, capture_output=True, check=True, env=environment)
+    assert done.stdout
     assert b"\x1b[" not in done.stdout + done.stderr
