@@ -106,19 +106,20 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(11, 7.5), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
+    widths, longest = sorted({r["width"] for r in rows}), max(r["frames"] for r in rows)
     panels = {
         "forward_ms": "forward pass (ms)",
         "training_ms": "training step (ms)",
         "training_mib": "memory of a training step (MiB)",
-        "parameters": "parameters",
+        "parameters": f"parameters, {longest} frames",  # ConvNet1D has more blocks for more
     }
-    widths = sorted({r["width"] for r in rows})
     for place, (key, label) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(2, 2, place)
         over = "width" if key == "parameters" else "frames"
         for number, part in enumerate(PARTS):
             for rank, width in enumerate([None] if over == "width" else widths):
-                mine = [r for r in rows if r["part"] == part and width in (None, r["width"]) and r[key] != ""]
+                mine = [r for r in rows if r["part"] == part and r[key] != ""]
+                mine = [r for r in mine if (r["frames"] == longest if over == "width" else r["width"] == width)]
                 points = sorted({(r[over], max(float(r[key]), 1e-3)) for r in mine})
                 shade = 1.0 if width is None else 0.35 + 0.65 * (rank + 1) / len(widths)
                 name = part if width in (None, widths[-1]) else None
