@@ -118,19 +118,40 @@ def write_clip(path: Path, frames: int = 50, size: tuple[int, int] = (240, 320))
 
 
 def table(rows: Sequence[Row]) -> Table:
-    """The rows, to print."""
+    """The rows, to print; narrow enough for a terminal of 80 columns."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    out = Table(title="Bundles on this machine")
-    columns = [k for k in Row.__annotations__ if any(row[k] is not None for row in rows)]  # type: ignore[literal-required]
-    for name in columns:
-        out.add_column(
-            name.replace("_", " "), justify="left" if name in ("bundle", "model", "format", "kind") else "right"
-        )
+    out = Table(title="Bundles on this machine", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    energy = any(row["joule_per_clip"] is not None for row in rows)
+    heads = [
+        "MB on\ndisk",
+        "MB at\nmost",
+        "s to\nlabel",
+        "ms / frame\np50, p95",
+        "ms / clip\np50, p95",
+        "top-1 as\nfloat",
+    ]
+    out.add_column("bundle", overflow="fold")
+    for head in heads + ["J /\nclip"] * energy:
+        out.add_column(head, justify="right", no_wrap=True)
     for row in rows:
-        values = (row[k] for k in columns)  # type: ignore[literal-required]
-        out.add_row(*("" if v is None else f"{v:.3g}" if isinstance(v, float) else str(v) for v in values))
+        values = [
+            _short(row["size_mb"]),
+            _short(row["peak_rss_mb"]),
+            _short(row["cold_start_s"]),
+            f"{_short(row['frame_p50_ms'])}, {_short(row['frame_p95_ms'])}",
+            f"{_short(row['clip_p50_ms'])}, {_short(row['clip_p95_ms'])}",
+            _short(row["agreement"]),
+            _short(row["joule_per_clip"]),
+        ]
+        name = f"{row['bundle']}, {row['threads']} thread{'s' * (row['threads'] > 1)}"
+        out.add_row(name, *values[: len(heads) + energy])
     return out
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def write_csv(rows: Sequence[Row], path: str | Path) -> None:
