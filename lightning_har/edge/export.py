@@ -101,20 +101,27 @@ def export(
 
     Raises:
         ConfigError: An operation that the format does not take (the layer is named, and the other format, if it
-            does); an axis that cannot stay open; calibration data missing or unfit; a float export whose logits
-            differ from PyTorch's by more than 1e-4 (times the largest, where that is over 1).
+            does); an axis that cannot stay open; calibration data missing, unfit or without int8; a float export whose
+            logits differ from PyTorch's by more than 1e-4 (times the largest, where that is over 1).
     """
     if format not in SUFFIX:
         raise ConfigError(f"format is {format!r}; it must be 'onnx' or 'executorch'")
     unknown = set(dynamic) - {"batch", "time"}
     if unknown:
         raise ConfigError(f"dynamic has {', '.join(sorted(unknown))}; it takes 'batch' and 'time'")
+    if calibration is not None and not int8:
+        raise ConfigError("calibration is for int8; ask for int8 too, or leave the calibration out")
     kind = kind or "clip"
     clips = collect(module, calibration) if int8 else None
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path] = {}
     graphs = build_graphs(module, kind)
+    known = {axis for graph in graphs for axes in graph.axes.values() for axis in axes.values()}
+    if fixed := [axis for axis in dynamic if axis not in known]:
+        raise ConfigError(
+            f"kind={kind!r} keeps no {' or '.join(fixed)} open: a step takes one frame of one video; leave dynamic out"
+        )
     for graph in graphs:
         path = out / f"{graph.name}{SUFFIX[format]}"
         _write(graph, path, format, clips, tuple(dynamic))

@@ -32,6 +32,16 @@ def test_float_logits_are_pytorchs(tmp_path, build, kind):
             torch.testing.assert_close(torch.from_numpy(given), module(video), atol=1e-4, rtol=0)
 
 
+def test_batch_and_time_stay_open(tmp_path):
+    module = tsn()
+    report = export(module, tmp_path, format="executorch", dynamic=("batch", "time"))
+    run = open_graph(report.files["model"])
+    for batch, frames in ((1, 6), (2, 4), (3, 9)):
+        video = clips(batch, frames=frames)["video"]
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(run([video.numpy()])[0]), module(video), atol=1e-4, rtol=0)
+
+
 def test_int8_is_small_and_agrees(tmp_path):
     module = tsn()
     floating = export(module, tmp_path / "float", format="executorch")

@@ -108,6 +108,29 @@ def test_unknown_format_and_axis(tmp_path):
         export(cnn_rnn("avg"), tmp_path, format="tflite")
     with pytest.raises(ConfigError, match="height"):
         export(cnn_rnn("avg"), tmp_path, dynamic=("height",))
+    with pytest.raises(ConfigError, match="keeps no batch or time open"):
+        export(cnn_rnn("avg"), tmp_path, dynamic=("batch", "time"), kind="stream")
+
+
+def test_calibration_without_int8_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="calibration is for int8"):
+        export(cnn_rnn("avg"), tmp_path, calibration=batches())
+
+
+def test_channels_in_another_order_are_turned_inside_the_graph(tmp_path):
+    """What is fed is RGB; a network trained on BGR finds its own order, and not the other."""
+    from dataclasses import replace
+
+    module = cnn_rnn("avg")
+    video = clips(1)["video"]
+    with torch.no_grad():
+        rgb = module(video).numpy()
+    module.spec = replace(module.spec, channel_order="bgr")
+    export(module, tmp_path)
+    with torch.no_grad():
+        expected = module(video).numpy()
+    assert np.abs(expected - rgb).max() > 1e-3
+    np.testing.assert_allclose(open_graph(tmp_path / "model.onnx")([video.numpy()])[0], expected, atol=1e-4)
 
 
 # -- int8 ------------------------------------------------------------------------------------------------------
@@ -122,8 +145,9 @@ def test_int8_is_small_and_agrees(tmp_path):
     assert 0 < report.max_error < 1
 
 
-def test_the_matrix_products_of_a_gru_are_int8(tmp_path):
-    export(cnn_rnn(), tmp_path, int8=True, calibration=batches(), kind="frames")
+@pytest.mark.parametrize("temporal", ["gru", "lstm"])
+def test_the_matrix_products_of_a_recurrent_head_are_int8(tmp_path, temporal):
+    export(cnn_rnn(temporal), tmp_path, int8=True, calibration=batches(), kind="frames")
     graph = onnx.load(tmp_path / "head.onnx").graph
     stored = {i.name: i.data_type for i in graph.initializer}
     by_output = {n.output[0]: n for n in graph.node}
