@@ -69,6 +69,12 @@ their weights in int8 after PT2E for x86; the rest stay float.
 With {versions} on {cpu}.
 
 {table}
+
+## 3D convolutions in int8
+
+ONNX Runtime is the way: it runs them as QLinearConv in three dimensions, channels last. PT2E's quantizer for x86 has no
+pattern for them and leaves them in float; only linear layers are quantized. XNNPACK has none either, and ExecuTorch
+lacks kernels for 3D max and average pooling, without which a file of I3D is written but not loaded.
 """
 
 MODELS: dict[str, tuple[Callable[[], Any], str]] = {
