@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_har._files import whole_file
 from lightning_har._lightning import Callback, pl
+from lightning_har.data.parallel import bar
 from lightning_har.errors import HarError
 from lightning_har.types import Batch, Failure, Video
 
@@ -211,22 +212,10 @@ class RunProgress(Callback):  # type: ignore[misc]
     def _start(self, trainer: Any, description: str, total: float | None) -> None:
         if not trainer.is_global_zero:
             return
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-        from rich.progress import TimeRemainingColumn as TimeLeft
+        from rich.progress import TextColumn
 
         self._stop()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeLeft(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
-            refresh_per_second=4,
-        )
+        self._bar = bar(TextColumn("{task.fields[note]}"))
         self._bar.start()
         self._task = self._bar.add_task(description, total=total, note="")
 

@@ -32,9 +32,8 @@ class Died(Exception):
     """A worker process ended without an answer: the item crashes what reads it, memory ran out, or time was up."""
 
 
-@contextmanager
-def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr with the time left; what it yields advances it."""
+def bar(*columns: Any) -> Any:
+    """Rich's progress on stderr: what, how far, time taken, time left, and more columns."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -45,11 +44,17 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
+    how_far = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, *times, console=Console(stderr=True), refresh_per_second=4) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)
+    return Progress(*how_far, *times, *columns, console=Console(stderr=True), refresh_per_second=4)
+
+
+@contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr with the time left; what it yields advances it."""
+    with bar() as shown:
+        task = shown.add_task(description, total=total)
+        yield lambda count: shown.advance(task, count)
 
 
 def map_unordered(

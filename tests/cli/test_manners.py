@@ -1,10 +1,12 @@
 """Every command as a new user would call it wrongly: a message of a few lines, never a traceback."""
 
 import argparse
+import contextlib
 import errno
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -379,3 +381,26 @@ def test_no_colour_in_a_pipe(line: str, place: Path) -> None:
     done = subprocess.run(command, capture_output=True, check=True, env=environment)
     assert done.stdout
     assert b"\x1b[" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", ["data check clips --workers 0", "run RECIPE --smoke"])
+def test_a_terminal_is_told_how_long_it_takes(line: str, place: Path) -> None:
+    """On a terminal: what is done of how much, and the time left."""
+    import pty
+
+    write_fake_folder(place / "clips", clips=3)
+    recipe = Path(__file__).resolve().parents[2] / "recipes" / "folder.py"
+    command = [sys.executable, "-m", "lightning_har.cli.main", *line.replace("RECIPE", str(recipe)).split()]
+    ours, theirs = pty.openpty()
+    environment = os.environ | {"COLUMNS": "160", "TERM": "xterm"}
+    child = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # what Linux says at the end
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    assert child.wait() == 0, shown.decode()
+    text = re.sub(rb"\x1b\[[0-9;?]*[A-Za-z]", b"", shown).decode()
+    assert re.search(r"\d+/\d+ \d:\d\d:\d\d left (-|\d):(--|\d\d):(--|\d\d)", text), text
