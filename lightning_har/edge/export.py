@@ -210,6 +210,8 @@ def _write_onnx(graph: Graph, path: Path, shapes: Any) -> None:
                 external_data=False,
                 verbose=False,
             )
+    except OSError as error:  # the file, not the network
+        raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:
         raise _unsupported(graph, program, "onnx", error) from error
 
