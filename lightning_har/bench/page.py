@@ -189,7 +189,8 @@ def _remarks(summaries: Sequence[Row]) -> list[str]:
         others = {k: v for k, v in s["reported"].items() if k not in shown}
         if s["reported"].get("on"):
             more = "; ".join(f"{k} {_figures(v)}" for k, v in others.items())
-            lines.append(f"- {s['name']}: reported on {s['reported']['on']}" + (f": {more}" if more else ""))
+            told = f"reported on {s['reported']['on']}" if len(s["reported"]) > 1 else "its study gives no figure"
+            lines.append(f"- {s['name']}: {told}" + (f": {more}" if more else ""))
     return lines
 
 

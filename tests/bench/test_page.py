@@ -42,7 +42,7 @@ def test_what_is_reported_stands_beside_what_is_measured(tmp_path):
         "verb_top1": {"table 2": 0.188},
         "noun_top1": {"table 2": 0.0382},  # not measured: it has no column, and is told below
     }
-    summaries = summarize([row, other], {"m": reported})
+    summaries = summarize([row, other], {"m": reported, "o": {"on": "Y"}})
     lines = [line.strip("| ").split(" | ") for line in markdown("T", summaries, [row]).splitlines() if "|" in line]
     head, mine, others = lines[0], lines[2], lines[3]
     for name, measured, figure in (
@@ -56,6 +56,7 @@ def test_what_is_reported_stands_beside_what_is_measured(tmp_path):
     assert (mine[at], mine[at + 1]) == ("0.447", "0.267 (table 1)")
     assert "noun_top1 (%)" not in head
     assert "- m: reported on X: noun_top1 0.0382 (table 2)\n" in markdown("T", summaries, [row])
+    assert "- o: its study gives no figure\n" in markdown("T", summaries, [row])
     write_page("T", summaries, [row], {}, {}, tmp_path / "p.html")
     assert '<td data-value="0.9297" class=reported>93.0 (table 1)</td>' in (tmp_path / "p.html").read_text()
 
