@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OUT = Path(__file__).resolve().parent / "results" / "all_recipes"
 LEFT_OUT = ("folder",)
 """Recipes whose data are the user's own."""
-TRAIN, VAL, TEST, SIZE, EPOCHS = 8, 2, 5, 64, 3
+TRAIN, VAL, TEST, SIZE, EPOCHS = 4, 1, 4, 64, 2
 """Clips of each class, their height and width in pixels, and epochs."""
 
 
