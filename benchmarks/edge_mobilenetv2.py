@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from lightning_har.data.decode import open_video
 from lightning_har.edge.export import _write_onnx
 from lightning_har.edge.graphs import Graph, Normalize
-from lightning_har.edge.quantize import quantize_onnx, round_weights
+from lightning_har.edge.quantize_onnx import quantize_onnx
+from lightning_har.edge.rounding import round_and_correct_bias
 from lightning_har.edge.runtime import open_graph
 from lightning_har.spec import InputSpec
 from lightning_har.weights.mobilenetv2_tflite import NUM_CLASSES, TIMM_ARGUMENTS, input_range, mobilenetv2_state_dict
@@ -103,7 +104,7 @@ def main() -> None:
         example = torch.from_numpy(fit[:1])
         _write_onnx(Graph("frame", net, {"frame": example}, ("logits",), lambda clip: iter(())), float_path, None)
         rounded, inputs = copy.deepcopy(net), [(torch.from_numpy(x[None]),) for x in fit]
-        round_weights(rounded, inputs)
+        round_and_correct_bias(rounded, inputs)
         source = Path(folder) / "rounded.onnx"
         _write_onnx(Graph("frame", rounded, {"frame": example}, ("logits",), lambda clip: iter(())), source, None)
         quantize_onnx(source, int8_path, inputs)

@@ -13,9 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_har.edge._quiet import quiet
 from lightning_har.edge.calibration import Calibration, Clips, check_finite, collect, inputs_of
 from lightning_har.edge.graphs import Graph, Kind, build_graphs, default_kind, example_video, head_names
-from lightning_har.edge.quantize import _quiet, quantize_onnx, quantize_pt2e, round_weights
+from lightning_har.edge.quantize_onnx import quantize_onnx
+from lightning_har.edge.quantize_pt2e import quantize_pt2e
+from lightning_har.edge.rounding import round_and_correct_bias
 from lightning_har.edge.runtime import Recognizer, open_graph
 from lightning_har.errors import ConfigError, HarError, WeightsError
 from lightning_har.modules.base import ActionRecognizer
@@ -138,7 +141,7 @@ def _write(graph: Graph, path: Path, format: Format, clips: Clips | None, dynami
     if clips is not None:
         check_finite(graph.net, inputs_of(graph, clips.fit[:2]), graph.name)
         inputs = list(inputs_of(graph, clips.fit))
-        round_weights(graph.net, inputs)
+        round_and_correct_bias(graph.net, inputs)
     shapes = _dynamic_shapes(graph, dynamic, format)
     if format == "onnx":
         if clips is None:
@@ -180,7 +183,7 @@ def _example(graph: Graph, shapes: Any) -> tuple[Tensor, ...]:
 
 def _program(graph: Graph, net: torch.nn.Module, shapes: Any) -> Any:
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             return torch.export.export(net, _example(graph, shapes), dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises whatever a traced network raises
         if shapes is None:
@@ -199,7 +202,7 @@ def _write_onnx(graph: Graph, path: Path, shapes: Any) -> None:
         raise ConfigError("ONNX export needs: pip install lightning-har[onnx]") from error
     program = _program(graph, graph.net, shapes)
     try:
-        with _quiet():
+        with quiet():
             torch.onnx.export(
                 program,
                 (),
@@ -224,7 +227,7 @@ def _write_executorch(graph: Graph, net: torch.nn.Module, path: Path, shapes: An
         raise ConfigError("ExecuTorch export needs: pip install lightning-har[executorch]") from error
     program = _program(graph, net, shapes)
     try:
-        with _quiet():
+        with quiet():
             lowered = to_edge_transform_and_lower(
                 program,
                 partitioner=[XnnpackPartitioner()],

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_har._lightning import Callback
+from lightning_har.edge.rounding import LAYERS
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.types import Logits
 
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 TEMPERATURE = 2.0
 RANGE_MOMENTUM = 0.05
 

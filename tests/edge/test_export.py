@@ -9,10 +9,11 @@ from edge_models import FRAMES, clips, cnn_rnn, tsn
 from torch import nn
 
 from lightning_har.edge import export as export_file
-from lightning_har.edge import quantize as quantize_file
+from lightning_har.edge import quantize_onnx as onnx_file
 from lightning_har.edge.export import export
 from lightning_har.edge.graphs import Graph, build_graphs
-from lightning_har.edge.quantize import quantize_onnx, round_weights, weight_scales
+from lightning_har.edge.quantize_onnx import quantize_onnx
+from lightning_har.edge.rounding import round_and_correct_bias, weight_scales
 from lightning_har.edge.runtime import open_graph
 from lightning_har.errors import ConfigError
 
@@ -272,7 +273,7 @@ def test_rounding_does_not_move_a_channels_mean(layer):
     net = nn.Sequential(layer).eval()
     with torch.no_grad():
         expected = net(x)
-        round_weights(net, [(x[:2],), (x[2:],)])
+        round_and_correct_bias(net, [(x[:2],), (x[2:],)])
         given = net(x)
     assert not torch.equal(given, expected)
     axes = [0, *range(2, x.ndim)] if not isinstance(layer, nn.Linear) else [0, 1]
@@ -284,7 +285,7 @@ def test_the_exported_weights_are_the_rounded_ones(tmp_path):
     module = cnn_rnn("avg")
     (frame, _) = build_graphs(module, "frames")
     inputs = [(x,) for x in clips(4)["video"].transpose(1, 2).flatten(0, 1).split(1)]
-    round_weights(frame.net, inputs)
+    round_and_correct_bias(frame.net, inputs)
     export_file._write_onnx(frame, tmp_path / "float.onnx", None)
     quantize_onnx(tmp_path / "float.onnx", tmp_path / "int8.onnx", inputs)
     floats = {i.name: onnx.numpy_helper.to_array(i) for i in onnx.load(tmp_path / "float.onnx").graph.initializer}
@@ -325,7 +326,7 @@ def test_the_first_convolution_by_pairs_gives_the_same_integers(tmp_path, monkey
     export_file._write_onnx(graph, tmp_path / "float.onnx", None)
     inputs = [(x,) for x in images.split(1)]
     quantize_onnx(tmp_path / "float.onnx", tmp_path / "paired.onnx", inputs)
-    monkeypatch.setattr(quantize_file, "_pair_columns", lambda path: None)
+    monkeypatch.setattr(onnx_file, "_pair_columns", lambda path: None)
     quantize_onnx(tmp_path / "float.onnx", tmp_path / "plain.onnx", inputs)
     paired = onnx.load(tmp_path / "paired.onnx").graph
     first = next(n for n in paired.node if n.op_type == "Conv")

@@ -111,7 +111,7 @@ def test_what_was_trained_so_exports(tmp_path):
 
 
 def test_weights_are_left_on_the_grid_they_were_trained_on(tmp_path):
-    from lightning_har.edge.quantize import weight_scales
+    from lightning_har.edge.rounding import weight_scales
     from lightning_har.modules import load_checkpoint
 
     module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)

@@ -1,119 +1,21 @@
-"""Float networks to int8, after training: per-channel weights, activations by range.
-
-First the weights are put on their int8 grids and the biases mended (``round_weights``), the same for every engine.
-Then two ways, by what will run it. ONNX Runtime takes an ONNX graph with QuantizeLinear and DequantizeLinear around
-each operator. ExecuTorch and PyTorch's Inductor take what torchao's PT2E flow makes: export, prepare, calibrate,
-convert.
-"""
+"""Float ONNX graphs to int8 for ONNX Runtime: QuantizeLinear and DequantizeLinear around each operator."""
 
 from __future__ import annotations
 
-import dataclasses
-import logging
-import math
-import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_har.edge._quiet import quiet
+from lightning_har.edge.rounding import weight_scales
 from lightning_har.errors import ConfigError
 
 # Products of weights and what stands between them on feature maps; the gates of a GRU or LSTM stay float, since
 # their adds and products of a few hundred values cost nothing and lose accuracy.
 _ONNX_OPERATORS = ["Conv", "Gemm", "MatMul", "Clip", "Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat"]
-
-
-LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""What has weights in int8."""
-
-_STEPS_PER_CHANNEL = 264
-"""Step widths that are tried for each output channel: from 0.7 to 2 times its greatest weight / 127, each 0.4 % wider
-than the last, so that weights which already lie on a grid of up to 127 codes are found to."""
-
-_WEIGHTS_LOOKED_AT = 256
-"""Of each channel, evenly spread, to choose its step by; and its greatest."""
-
-
-def weight_scales(weight: Tensor) -> Tensor:
-    """The int8 step of each output channel that loses least, in squares; codes are -127..127, without a zero point.
-
-    Weights that come from 8 bits, or were trained with rounding, keep their grid and lose nothing; the greatest weight
-    over 127, as quantizers take it, would move nearly all of them by up to half a step.
-
-    Args:
-        weight: (O, ...).
-
-    Returns:
-        (O,), float32.
-    """
-    flat = weight.detach().float().flatten(1)
-    # A dead channel's step must not be so small that its bias leaves int32.
-    greatest = flat.abs().amax(1).clamp_min(max(float(flat.abs().amax()) * 1e-4, 1e-12))
-    if flat.shape[1] > _WEIGHTS_LOOKED_AT:
-        most = flat.gather(1, flat.abs().argmax(1, keepdim=True))
-        flat = torch.cat((flat[:, :: -(-flat.shape[1] // _WEIGHTS_LOOKED_AT)], most), 1)
-    scales = torch.empty_like(greatest)
-    for part in torch.arange(len(flat)).split(max(1, 2**16 // flat.shape[1])):  # stays in the processor's cache
-        scales[part] = _search(flat[part], greatest[part] / 127)
-    return scales
-
-
-def _search(flat: Tensor, usual: Tensor) -> Tensor:
-    best, scales = torch.full_like(usual, torch.inf), usual
-    for width in torch.logspace(math.log10(0.7), math.log10(2.0), _STEPS_PER_CHANNEL).tolist():
-        step = usual * width
-        codes = (flat / step[:, None]).round_().clamp_(-127, 127)
-        # With the codes fixed, the step of least squares.
-        step = torch.where(codes.any(1), (codes * flat).sum(1) / codes.square().sum(1).clamp_min(1), step)
-        error = codes.mul_(step[:, None]).sub_(flat).square().sum(1)
-        better = error < best
-        best, scales = torch.where(better, error, best), torch.where(better, step, scales)
-    return scales
-
-
-@torch.no_grad()
-def round_weights(net: nn.Module, inputs: Iterable[tuple[Tensor, ...]]) -> None:
-    """Put the weights of convolutions and linear layers on their int8 grids, in place, and mend the biases.
-
-    Rounding moves the mean of an output channel, most where a channel has few weights: depthwise ones have nine. What
-    it moves on the calibration data is taken off the bias (Nagel et al. 2019, section 4.2).
-
-    Args:
-        net: In eval mode.
-        inputs: Calibration values.
-    """
-    sums: dict[nn.Module, Tensor] = {}
-    counts: dict[nn.Module, int] = {}
-
-    def see(layer: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0].detach().float()
-        x = x.flatten(0, -2) if isinstance(layer, nn.Linear) else x.transpose(0, 1).flatten(1).T
-        sums[layer] = sums.get(layer, 0) + x.sum(0)
-        counts[layer] = counts.get(layer, 0) + x.shape[0]
-
-    layers = [m for m in net.modules() if isinstance(m, LAYERS)]
-    handles = [layer.register_forward_pre_hook(see) for layer in layers]
-    try:
-        for values in inputs:
-            net(*values)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for layer in layers:
-        if layer not in sums:
-            continue
-        scales = weight_scales(layer.weight).view(-1, *[1] * (layer.weight.ndim - 1))
-        rounded = (layer.weight / scales).round().clamp(-127, 127) * scales
-        moved = (rounded - layer.weight).flatten(2).sum(2) if layer.weight.ndim > 2 else rounded - layer.weight
-        groups = getattr(layer, "groups", 1)
-        mean = (sums[layer] / counts[layer]).view(groups, -1).repeat_interleave(moved.shape[0] // groups, 0)
-        shift = (moved * mean).sum(1)
-        layer.weight = nn.Parameter(rounded, requires_grad=False)
-        layer.bias = nn.Parameter(-shift if layer.bias is None else layer.bias - shift, requires_grad=False)
 
 
 def quantize_onnx(source: Path, target: Path, inputs: Iterable[tuple[Tensor, ...]]) -> None:
@@ -151,7 +53,7 @@ def quantize_onnx(source: Path, target: Path, inputs: Iterable[tuple[Tensor, ...
             value, self._first = self._first, None
             return value if value is not None else next(stream, None)
 
-    with _quiet():
+    with quiet():
         quantize_static(
             model,
             str(target),
@@ -356,127 +258,3 @@ def _pair_columns(path: Path) -> None:
         del graph.value_info[:]
         onnx.save(model, path)
         return
-
-
-Backend = Literal["xnnpack", "x86"]
-
-
-def quantize_pt2e(
-    net: nn.Module,
-    example: tuple[Tensor, ...],
-    inputs: Iterable[tuple[Tensor, ...]],
-    backend: Backend = "xnnpack",
-    dynamic_shapes: Any = None,
-) -> nn.Module:
-    """Quantize with torchao's PT2E flow: static, weights int8 per channel.
-
-    Args:
-        net: In eval mode.
-        example: Inputs to export it with.
-        inputs: Calibration values.
-        backend: "xnnpack" for ExecuTorch; "x86" for Inductor on x86 with VNNI (``torch.compile`` the result).
-        dynamic_shapes: As in ``torch.export.export``.
-
-    Returns:
-        The quantized graph, a module.
-
-    Raises:
-        ConfigError: torchao or executorch is not installed, an unknown backend, or there are no inputs.
-    """
-    try:
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    except ImportError as error:
-        raise ConfigError("this needs torchao: pip install lightning-har[executorch]") from error
-    quantizer = _quantizer(backend)
-    with _quiet(), torch.no_grad():
-        graph: Any = torch.export.export(net, example, dynamic_shapes=dynamic_shapes).module()
-        prepared = prepare_pt2e(graph, quantizer)
-        count = 0
-        for values in inputs:
-            prepared(*values)
-            count += 1
-        if not count:
-            raise ConfigError("int8 needs calibration data; there is none")
-        converted: nn.Module = convert_pt2e(prepared)
-    return converted
-
-
-def _quantizer(backend: Backend) -> Any:
-    if backend == "xnnpack":
-        try:
-            from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-                XNNPACKQuantizer,
-                get_symmetric_quantization_config,
-            )
-        except ImportError as error:
-            raise ConfigError("this needs executorch: pip install lightning-har[executorch]") from error
-
-        class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
-            def annotate(self, model: Any) -> Any:
-                model = super().annotate(model)
-                _share_codes(model)
-                return model
-
-        return Quantizer().set_global(_with_steps(get_symmetric_quantization_config(is_per_channel=True)))
-    if backend == "x86":
-        from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
-            X86InductorQuantizer,
-            get_default_x86_inductor_quantization_config,
-        )
-
-        return X86InductorQuantizer().set_global(_with_steps(get_default_x86_inductor_quantization_config()))
-    raise ConfigError(f"backend is {backend!r}; it must be 'xnnpack' or 'x86'")
-
-
-def _share_codes(model: Any) -> None:
-    """Let what only reshapes have its input's codes; XNNPACK refuses to load a reshape whose two sides differ.
-
-    The quantizer does so itself, but not past an unflatten or unsqueeze.
-    """
-    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, SharedQuantizationSpec
-    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
-
-    aten = torch.ops.aten
-    reshaping = {
-        *(aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim, aten.flatten.using_ints, aten.view.default),
-        *(aten.reshape.default, aten.permute.default, aten.transpose.int, aten.dropout.default),
-    }
-    for node in model.graph.nodes:
-        if node.target not in reshaping or Q_ANNOTATION_KEY in node.meta:
-            continue
-        source = node.args[0]
-        known = source.meta.get(Q_ANNOTATION_KEY)
-        if known is not None and known.output_qspec is not None:
-            shared = SharedQuantizationSpec(source)
-            node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation({source: shared}, shared, _annotated=True)
-
-
-def _with_steps(config: Any) -> Any:
-    """A quantizer's settings with ``weight_scales`` for the weights' steps."""
-    from torchao.quantization.pt2e.observer import PerChannelMinMaxObserver
-
-    class Steps(PerChannelMinMaxObserver):  # type: ignore[misc]
-        min_val: Tensor
-        max_val: Tensor
-
-        def forward(self, x: Tensor) -> Tensor:
-            if not self.min_val.numel():
-                half = weight_scales(x.movedim(self.ch_axis, 0)) * (self.quant_max - self.quant_min) / 2
-                self.min_val, self.max_val = -half, half
-            return x
-
-    observer = Steps.with_args(eps=2**-24)
-    return dataclasses.replace(config, weight=dataclasses.replace(config.weight, observer_or_fake_quant_ctr=observer))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the quantizers' advice to preprocess, which the export has done, and their deprecation notes."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
