@@ -279,9 +279,13 @@ def _place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path | N
 
 def _is_done(args: Arguments, folder: Path) -> bool:
     """Whether the folder that is to be resumed holds the report of a run with just these arguments."""
+    import yaml
+
     if args.resume is None or not args.resume.is_dir() or not (folder / REPORT).is_file():
         return False
-    return (folder / CONFIG).is_file() and (folder / CONFIG).read_text() == args.yaml
+    # As values: a union of int and float may parse 2 as 2.0, by which of its two orders Python met first.
+    kept = folder / CONFIG
+    return kept.is_file() and bool(yaml.safe_load(kept.read_text()) == yaml.safe_load(args.yaml))
 
 
 def _build_module(args: Arguments, datamodule: Any, *, fetch: bool) -> ActionRecognizer:
