@@ -16,6 +16,9 @@ AXES = {
 }
 """What top-1 is drawn against: the cost's name, its scale and its label."""
 
+_NAMES_HIGH = 24
+"""So many names of a legend are as high as the picture."""
+
 
 def save_plots(summaries: Sequence[Row], folder: Path) -> dict[str, Path]:
     """Draw top-1 against memory, latency and size, a point per model, with its 95 % interval where there is one.
@@ -40,7 +43,8 @@ def _scatter(points: Sequence[Row], key: str, scale: float, label: str, path: Pa
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    columns = -(-len(points) // _NAMES_HIGH)
+    figure = Figure(figsize=(4.2 + 2.6 * columns, 4.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     costs = [s["values"][key] * scale for s in points]
@@ -60,5 +64,5 @@ def _scatter(points: Sequence[Row], key: str, scale: float, label: str, path: Pa
     axes.set_ylabel("top-1, test videos")
     axes.grid(alpha=0.3)
     # Names beside the points would lie on each other as soon as two models are alike.
-    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, ncols=columns)
     figure.savefig(path)
