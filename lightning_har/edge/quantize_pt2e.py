@@ -95,6 +95,7 @@ def _share_codes(model: Any) -> None:
     reshaping = {
         *(aten.unflatten.int, aten.unsqueeze.default, aten.squeeze.dim, aten.flatten.using_ints, aten.view.default),
         *(aten.reshape.default, aten.permute.default, aten.transpose.int, aten.dropout.default),
+        aten.feature_dropout.default,
     }
     for node in model.graph.nodes:
         if node.target not in reshaping or Q_ANNOTATION_KEY in node.meta:

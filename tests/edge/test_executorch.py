@@ -99,3 +99,10 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main([*arguments, "--int8", "--calibration", str(tmp_path / "data")]) == 0
     assert "executorch int8" in capsys.readouterr().out
     assert (tmp_path / "x" / "model.pte").is_file()
+
+
+def test_a_whole_clip_through_a_gru_loads_in_int8(tmp_path):
+    """What is dropped in training stands between reshapes; both sides of each must have the same codes."""
+    calibration = [clips(4, seed=s) for s in range(2)]
+    report = export(cnn_rnn(), tmp_path, format="executorch", int8=True, calibration=calibration, kind="clip")
+    assert report.agreement >= 0.75
