@@ -38,8 +38,8 @@ def test_temporal_cost(tmp_path):
         assert float(row["training_mib"]) >= 0
     counts = {row["part"]: int(row["parameters"]) for row in rows}
     gates, units, inputs = 4, 8, 1280
-    assert counts["lstm"] == gates * units * (inputs + units + 2)  # PyTorch's two biases
-    assert counts["gru"] == counts["lstm"] * 3 // 4
+    assert counts["lstm"] == gates * units * (inputs + units + 1)  # one bias a gate
+    assert counts["gru"] == (gates - 1) * units * (inputs + units + 2)  # PyTorch's two biases
     assert (tmp_path / "cost.png").stat().st_size > 1000
 
 
