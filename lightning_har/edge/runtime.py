@@ -124,7 +124,7 @@ def open_graph(path: str | Path, threads: int = 1) -> Graph:
 
     Args:
         path: .onnx, or .pte for ExecuTorch.
-        threads: Of one call.
+        threads: Of one call. ExecuTorch has one pool for all its graphs: the last opened says how large it is.
 
     Raises:
         WeightsError: The engine refuses the file.
@@ -160,12 +160,14 @@ def _open_onnx(path: Path, threads: int) -> Graph:
 def _open_executorch(path: Path, threads: int) -> Graph:
     try:
         import torch
+        from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
         from executorch.runtime import Runtime, Verification
     except ImportError as error:
         raise ConfigError(
             "executorch is not installed: pip install executorch (its Python part needs torch)"
         ) from error
-    torch.set_num_threads(threads)
+    # One pool serves every program of the process, and nothing may run while it is set; PyTorch's own is another.
+    _unsafe_reset_threadpool(threads)
     try:
         program = Runtime.get().load_program(path, verification=Verification.Minimal)
         method = program.load_method("forward")

@@ -42,6 +42,22 @@ def test_batch_and_time_stay_open(tmp_path):
             torch.testing.assert_close(torch.from_numpy(run([video.numpy()])[0]), module(video), atol=1e-4, rtol=0)
 
 
+def test_threads_are_executorchs_own(tmp_path):
+    """PyTorch's number of threads is the whole process's: who opens a graph leaves it as it is."""
+    from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count
+
+    path = export(tsn(), tmp_path, format="executorch").files["model"]
+    video = clips(1)["video"].numpy()
+    before = torch.get_num_threads()
+    logits = []
+    for threads in (1, 2):
+        run = open_graph(path, threads)
+        assert _threadpool_get_thread_count() == threads
+        assert torch.get_num_threads() == before
+        logits.append(torch.from_numpy(run([video])[0]))
+    torch.testing.assert_close(logits[0], logits[1])
+
+
 def test_int8_is_small_and_agrees(tmp_path):
     module = tsn()
     floating = export(module, tmp_path / "float", format="executorch")
