@@ -34,6 +34,7 @@ from scfd_nested import (
     candidates,
     extract,
     inner_scores,
+    learn,
     pictures,
     ranked,
     write_scores,
@@ -45,7 +46,7 @@ from lightning_har.nets.backbones import build_backbone
 STREAMS = ("rgb", "flow")
 EVERY = 2
 """Of the frames of scfd_nested.py, every so many."""
-SEGMENTS, EPOCHS, BATCH, LR, HEAD_LR, DECAY, DROPOUT = 6, 12, 16, 1e-4, 1e-3, 1e-2, 0.5
+SEGMENTS, EPOCHS, LR, HEAD_LR, DECAY, DROPOUT = 6, 12, 1e-4, 1e-3, 1e-2, 0.5
 RULE = "average of best 5 and both networks"
 
 
@@ -121,22 +122,13 @@ def finetuned(maps: Array, labels: Array, train: Array, test: Array, weights: Pa
     net = Tail(weights)
     groups = [{"params": net.stages.parameters(), "lr": LR}, {"params": net.head.parameters(), "lr": HEAD_LR}]
     optimizer = torch.optim.AdamW(groups, weight_decay=DECAY)
-    batches = -(-len(train) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [LR, HEAD_LR], EPOCHS * batches)
-    length = maps.shape[2]
-    edges = np.linspace(0, length, SEGMENTS + 1)
-    target = torch.from_numpy(labels)
-    net.train()
-    for _ in range(EPOCHS):
-        for batch in np.array_split(rng.permutation(train), batches):
-            places = [rng.uniform(edges[:-1], edges[1:]).astype(int) for _ in batch]
-            x = np.stack([maps[i, rng.integers(2)][at] for i, at in zip(batch, places, strict=True)])
-            loss = nn.functional.cross_entropy(net(torch.from_numpy(x).float()), target[batch], label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    net.eval()
+    edges = np.linspace(0, maps.shape[2], SEGMENTS + 1)
+
+    def draw(batch: Array) -> Array:
+        places = [rng.uniform(edges[:-1], edges[1:]).astype(int) for _ in batch]
+        return np.stack([maps[i, rng.integers(2)][at] for i, at in zip(batch, places, strict=True)])
+
+    learn(net, optimizer, EPOCHS, train, labels, draw, rng)
     with torch.inference_mode():
         said = [net(torch.from_numpy(maps[i]).float()).softmax(1)[:, 1].mean() for i in test]
     return np.array([float(p) for p in said])

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -242,6 +242,32 @@ def by_vector(candidate: Candidate, x: Array, labels: Array, train: Array, seed:
 EPOCHS, BATCH, HIDDEN = 30, 16, 128
 
 
+def learn(
+    net: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    clips: Array,
+    labels: Array,
+    draw: Callable[[Array], Array],
+    rng: np.random.Generator,
+) -> None:
+    """Train under one cycle of the optimizer's rates; ``draw`` gives the inputs (B, ...) of some of the clips."""
+    batches = math.ceil(len(clips) / BATCH)
+    rates = [group["lr"] for group in optimizer.param_groups]
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, epochs * batches)
+    target = torch.from_numpy(labels)
+    net.train()
+    for _ in range(epochs):
+        for batch in np.array_split(rng.permutation(clips), batches):
+            said = net(torch.from_numpy(draw(batch)).float())
+            loss = torch.nn.functional.cross_entropy(said, target[batch], label_smoothing=0.1)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    net.eval()
+
+
 def by_network(candidate: Candidate, clips: Sequence[Array], labels: Array, train: Array, seed: int) -> Array:
     """Likewise by a temporal part of the library; random stretches of three quarters of a clip in training."""
     torch.manual_seed(seed)
@@ -254,25 +280,16 @@ def by_network(candidate: Candidate, clips: Sequence[Array], labels: Array, trai
     )
     net = CNNRNN(None, part, 2, batch_norm=candidate.classifier == "gru", input_dropout=0.5, dropout=0.5)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-2)
-    batches = math.ceil(len(train) / BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, EPOCHS * batches)
-    target = torch.from_numpy(labels)
+    length = shortest * 3 // 4
 
     def stretch(clip: Array, start: int, stop: int, length: int) -> Array:
         return (clip[np.linspace(start, stop - 1, length).round().astype(int)] - centre) / scale
 
-    net.train()
-    length = shortest * 3 // 4
-    for _ in range(EPOCHS):
-        for batch in np.array_split(rng.permutation(train), batches):
-            starts = [int(rng.integers(0, len(clips[i]) - length + 1)) for i in batch]
-            x = np.stack([stretch(clips[i], at, at + length, length) for i, at in zip(batch, starts, strict=True)])
-            loss = torch.nn.functional.cross_entropy(net(torch.from_numpy(x)), target[batch], label_smoothing=0.1)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-    net.eval()
+    def draw(batch: Array) -> Array:
+        starts = [int(rng.integers(0, len(clips[i]) - length + 1)) for i in batch]
+        return np.stack([stretch(clips[i], at, at + length, length) for i, at in zip(batch, starts, strict=True)])
+
+    learn(net, optimizer, EPOCHS, train, labels, draw, rng)
     with torch.inference_mode():
         whole = torch.from_numpy(np.stack([stretch(clip, 0, len(clip), shortest) for clip in clips]))
         return np.asarray(net(whole).softmax(1)[:, 1])
