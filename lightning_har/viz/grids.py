@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_har.errors import ConfigError
+from lightning_har.errors import ConfigError, DataError
 from lightning_har.spec import InputSpec
 from lightning_har.types import Video
 
@@ -93,14 +92,14 @@ def save_samples(datamodule: Any, path: str | Path, *, split: str = "train", cli
         DataError: No such split.
         DecodeError: A video cannot be read.
     """
-    few = copy.copy(datamodule)
-    if split in datamodule.manifests:
-        manifest = datamodule.manifests[split]
-        # Drawn at random, but always the same: the first ones would all be of one class, and so may every n-th.
-        order = torch.randperm(len(manifest), generator=torch.Generator().manual_seed(0))[:clips].tolist()
-        # These alone: the frames of all the others need not be counted.
-        few._manifests = {**datamodule.manifests, split: manifest.with_records(manifest[i] for i in order)}
-    dataset = few.dataset(split)
+    if split not in datamodule.manifests:
+        raise DataError(f"the data has no {split!r} split, only {', '.join(datamodule.manifests)}")
+    manifest = datamodule.manifests[split]
+    # Drawn at random, but always the same: the first ones would all be of one class, and so may every n-th.
+    order = torch.randperm(len(manifest), generator=torch.Generator().manual_seed(0))[:clips].tolist()
+    sampling = datamodule.train_sampling if split == "train" else datamodule.eval_sampling
+    # Of these alone: the frames of all the others need not be counted.
+    dataset = datamodule.dataset_of(manifest.with_records(manifest[i] for i in order), sampling)
     samples = [s for s in (dataset[i] for i in range(len(dataset))) if isinstance(s, dict)]
     if not samples:
         raise ConfigError(f"no clip of {len(dataset)} of {split} could be read; look with `lightning-har data check`")
