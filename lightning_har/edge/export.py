@@ -217,6 +217,17 @@ def _write_onnx(graph: Graph, path: Path, shapes: Any) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:
         raise _unsupported(graph, program, "onnx", error) from error
+    _forget_traces(path)
+
+
+def _forget_traces(path: Path) -> None:
+    """The exporter writes beside each node the Python it came from: paths of this machine, a tenth of an int8 file."""
+    import onnx
+
+    model = onnx.load(path)
+    for node in (*model.graph.node, *(n for function in model.functions for n in function.node)):
+        del node.metadata_props[:]
+    onnx.save(model, path)
 
 
 def _write_executorch(graph: Graph, net: torch.nn.Module, path: Path, shapes: Any) -> None:

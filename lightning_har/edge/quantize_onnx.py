@@ -72,6 +72,7 @@ def quantize_onnx(source: Path, target: Path, inputs: Iterable[tuple[Tensor, ...
         )
     _fold_input(target)
     _pair_columns(target)
+    _drop_zeros(target)
 
 
 def _weight_steps(model: Any) -> dict[str, list[dict[str, Any]]]:
@@ -258,3 +259,20 @@ def _pair_columns(path: Path) -> None:
         del graph.value_info[:]
         onnx.save(model, path)
         return
+
+
+def _drop_zeros(path: Path) -> None:
+    """Leave out the zero points of biases: always 0, which is what an absent one means, and as large as the biases."""
+    import onnx
+
+    model = onnx.load(path)
+    biases = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.INT32}
+    zeros = set()
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and len(node.input) == 3 and node.input[0] in biases:
+            zeros.add(node.input.pop())
+    read = {name for node in model.graph.node for name in node.input}
+    kept = [i for i in model.graph.initializer if i.name in read or i.name not in zeros]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    onnx.save(model, path)

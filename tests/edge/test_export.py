@@ -146,6 +146,20 @@ def test_int8_is_small_and_agrees(tmp_path):
     assert 0 < report.max_error < 1
 
 
+def test_files_hold_the_network_and_no_more(tmp_path):
+    """No lines of Python with this machine's paths, no zero points of biases, which are 0."""
+    export(cnn_rnn("gru"), tmp_path / "float")
+    assert b".py" not in (tmp_path / "float" / "model.onnx").read_bytes()
+    export(cnn_rnn("gru"), tmp_path / "int8", int8=True, calibration=batches())
+    assert b".py" not in (tmp_path / "int8" / "model.onnx").read_bytes()
+    graph = onnx.load(tmp_path / "int8" / "model.onnx").graph
+    whole = {i.name for i in graph.initializer if i.data_type == onnx.TensorProto.INT32}
+    biases = [n for n in graph.node if n.op_type == "DequantizeLinear" and n.input[0] in whole]
+    assert len(biases) > FRAMES
+    assert {len(n.input) for n in biases} == {2}
+    assert whole == {n.input[0] for n in biases}
+
+
 @pytest.mark.parametrize("temporal", ["gru", "lstm"])
 def test_the_matrix_products_of_a_recurrent_head_are_int8(tmp_path, temporal):
     export(cnn_rnn(temporal), tmp_path, int8=True, calibration=batches(), kind="frames")
