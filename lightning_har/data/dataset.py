@@ -16,7 +16,7 @@ from lightning_har.data.decode import FrameSource
 from lightning_har.data.manifest import Manifest, Record
 from lightning_har.data.sampling import plan
 from lightning_har.data.transforms import decode_size, draw_geometry, to_clips
-from lightning_har.errors import ConfigError, DataError, DecodeError
+from lightning_har.errors import ConfigError, DataError, DecodeError, HarError
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, Failure, Video
 
@@ -187,12 +187,13 @@ class Collate:
 
 
 class ActionLoader(DataLoader[Any]):
-    """A DataLoader that names the files that its workers were reading when one of them died."""
+    """A DataLoader whose workers' errors say what they say without workers, and whose dead worker names its files."""
 
     def __iter__(self) -> Any:  # DataLoader's own type is private
         """The batches.
 
         Raises:
+            HarError: What a worker raised, with its own message.
             DecodeError: A worker was killed, or took its process down with it.
         """
         return self._watched(super().__iter__())
@@ -200,6 +201,13 @@ class ActionLoader(DataLoader[Any]):
     def _watched(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         try:
             yield from batches
+        except HarError as error:
+            if not str(error).startswith("Caught "):
+                raise
+            # torch puts the worker's traceback into the message, which ends it: "lightning_har.errors.DataError: ..."
+            kind = type(error)
+            told = str(error).rpartition(f"\n{kind.__module__}.{kind.__qualname__}: ")[2]
+            raise kind(told.strip()) from error
         except (RuntimeError, ConnectionError, EOFError) as error:
             # A worker's death shows as a signal, or as the end of the pipe that its batches came through.
             signs = ("exited unexpectedly", "killed by signal", "ancillary data")

@@ -166,11 +166,17 @@ def test_unreadable_videos(root, tmp_path):
     assert collate([data[0], data[-2]])["failures"] == [], "the rank that owns it reports it"
 
 
-def test_a_worker_names_the_file_of_its_error(root, tmp_path):
+def test_a_workers_error_is_the_one_that_it_raised(root, tmp_path):
+    """And not torch's message, which has the worker's traceback in it."""
     data = dataset_of(root, manifest=broken(root, tmp_path))
-    loader = ActionLoader(data, 1, num_workers=1, collate_fn=Collate(data.specs, data.samplings))
-    with pytest.raises(DecodeError, match=r"bad\.mp4: is no video"):
+    with pytest.raises(DecodeError) as alone:
+        _ = data[1]
+    loader = ActionLoader(data, 1, num_workers=2, collate_fn=Collate(data.specs, data.samplings))
+    with pytest.raises(DecodeError) as raised:
         list(loader)
+    assert str(raised.value) == str(alone.value)
+    assert str(raised.value).startswith(str(tmp_path / "bad.mp4"))
+    assert "Traceback" in str(raised.value.__cause__), "with --debug it is still told where"
 
 
 def test_a_worker_that_dies_names_its_file(root):
