@@ -30,7 +30,8 @@ class ActionDataModule(LightningDataModule):
     """Loads clips of labelled video files. Subclasses override ``load_manifests``.
 
     ``class_names``, ``num_classes`` and ``manifests`` are known without a spec, so that a network can be built
-    from them; loaders need one: ``datamodule.spec = module.spec``.
+    from them; loaders need one: ``datamodule.spec = module.spec``. The module's samplings are given likewise; else
+    those below hold, and what is tested is not what ``predict`` does later.
 
     Args:
         spec: What the network takes; several modalities are a dict by modality.
