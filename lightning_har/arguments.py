@@ -127,6 +127,8 @@ def parse(
         data_class, data_keywords = _replace(on, data_keywords)
         accepted = _parameters(data_class)
         overrides = {k: v for k, v in overrides.items() if not k.startswith("data.") or k.split(".")[1] in accepted}
+    if "split" in _parameters(data_class):  # the folds of official data are called splits
+        argv = [re.sub(r"^--data\.fold(?==|$)", "--data.split", argument) for argument in argv]
     fixed = {name: module_keywords.pop(name) for name in ("num_classes",) if name in module_keywords}
     objects = {name: trainer[name] for name in _OURS if name in trainer}
 
@@ -208,7 +210,11 @@ def _replayed_config(argv: Sequence[str]) -> dict[str, Any]:
         return {}
     import yaml
 
-    found = yaml.safe_load(Path(config).read_text())
+    try:
+        found = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{config} is no config.yaml of a run, or is damaged: {why}") from error
     return found if isinstance(found, dict) else {}
 
 

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import torch
 
+from lightning_har.arguments import parse
 from lightning_har.data.features import FeatureDataModule
 from lightning_har.data.hmdb51 import HMDB51DataModule
 from lightning_har.data.synthetic import generate
@@ -51,6 +52,13 @@ def test_on_another_official_data_set(call, tmp_path):
     HMDB51DataModule.fake(tmp_path / "hmdb51")
     report = call("--on", f"hmdb51:{tmp_path / 'hmdb51'}", "--data.split", "2")
     assert report["protocol"]["data"] == "HMDB51DataModule"
+    assert "split: 2" in (tmp_path / "run" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize("fold", [["--data.fold", "3"], ["--data.fold=3"]])
+def test_the_folds_of_official_data_are_their_splits(fold, tmp_path):
+    args = parse(partial(CNNRNNModule, **SMALL), partial(UCF101DataModule, root="x"), {}, fold, recipe="r")
+    assert args.data["split"] == 3
 
 
 def test_on_features_the_backbone_is_left_out(call, tmp_path):
