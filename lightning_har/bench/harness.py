@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import difflib
-import hashlib
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from lightning_har.errors import ConfigError
+from lightning_har.weights.fetch import digests
 
 DONE, JOB = "done.json", "job.json"
 
@@ -32,7 +32,13 @@ Reported = Mapping[str, Any]
 by where it stands in the study."""
 
 _PATIENCE_S = 15
-_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|Cannot allocate memory|MemoryError", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"out of (shared )?memory|can't allocate memory|cannot allocate memory|not enough memory|MemoryError|"
+    r"ALLOC(ATION)?_FAILED|DataLoader worker .* killed by signal: Killed",  # of cuBLAS and cuDNN; of the kernel
+    re.IGNORECASE,
+)
+_OURS = {"--seed": "--seeds", "--out": "--out", "--resume": "the same command again"}
+"""What each job is called with by us, and how a benchmark is told it instead."""
 
 
 class Target(NamedTuple):
@@ -82,7 +88,7 @@ class Job:
         fold: The fold to test on.
         folder: Where it writes.
         variant: The one model of a recipe that has several.
-        arguments: What every recipe of the benchmark is called with besides.
+        arguments: What every recipe of the benchmark is called with besides; nothing for a checkpoint.
         error: Why there is no result; None if there is one.
         note: What has to be said of the result.
         seconds: Wall-clock time, over all its attempts.
@@ -176,19 +182,25 @@ def plan(targets: Sequence[Target], out: Path, settings: Settings) -> list[Job]:
     """All runs, in order. A checkpoint is tested once on each fold: no seed changes it.
 
     Raises:
-        ConfigError: A checkpoint without data to test it on.
+        ConfigError: A checkpoint without data to test it on; arguments that belong to the benchmark, or to nobody.
     """
     jobs = []
+    given = {argument.split("=")[0] for argument in settings.arguments}
+    for name in sorted(given & set(_OURS)):
+        raise ConfigError(f"--args has {name}, which would be every run's; give the benchmark {_OURS[name]}")
+    if settings.arguments and not any(t.is_recipe for t in targets):
+        raise ConfigError("--args go to recipes, and there are none among these; `lightning-har test` takes its own")
     for target in targets:
         if not target.is_recipe and settings.data is None:
             raise ConfigError(f"{target.path} is a checkpoint; say with --data what to test it on")
-        variants = _variants(target) if target.is_recipe and "--variant" not in settings.arguments else []
+        variants = _variants(target) if target.is_recipe and "--variant" not in given else []
+        arguments = settings.arguments if target.is_recipe else ()
         for seed in settings.seeds if target.is_recipe else settings.seeds[:1]:
             for fold in settings.folds or (None,):
                 for variant in variants or (None,):
                     parts = [f"seed{seed}", *([] if fold is None else [f"fold{fold}"]), *([variant] if variant else [])]
                     folder = out / "runs" / target.name / "-".join(parts)
-                    jobs.append(Job(target, seed, fold, folder, variant, settings.arguments))
+                    jobs.append(Job(target, seed, fold, folder, variant, arguments))
     return jobs
 
 
@@ -225,7 +237,7 @@ def run_job(job: Job, settings: Settings, say: Say) -> None:
     label = f"{job.name} seed {job.seed}" + (f" fold {job.fold}" if job.fold is not None else "")
     _check_same(job, settings)
     done = job.folder / DONE
-    if done.is_file():
+    if done.is_file() and _has_report(job):
         told = json.loads(done.read_text())
         job.note, job.seconds = told["note"], told["seconds"]
         say(f"{label}: done before")
@@ -235,10 +247,16 @@ def run_job(job: Job, settings: Settings, say: Say) -> None:
     job.error = _attempt(job, settings)
     if job.error is not None and settings.auto_batch and job.target.is_recipe and _OUT_OF_MEMORY.search(job.error):
         _smaller_batch(job, settings, say)
+    if job.error is None and not _has_report(job):
+        job.error = f"it ended without a report; its output is in {_log(job)}"
     job.seconds = time.monotonic() - started
     if job.error is None:
         done.write_text(json.dumps({"note": job.note, "seconds": job.seconds, "attempts": job.attempts}, indent=1))
     say(f"{label}: {job.error.splitlines()[0] if job.error else job.note or 'done'} ({job.seconds:.0f} s)")
+
+
+def _has_report(job: Job) -> bool:
+    return any(job.folder.rglob("report.json"))
 
 
 def command(job: Job, settings: Settings, *extra: str) -> list[str]:
@@ -249,22 +267,23 @@ def command(job: Job, settings: Settings, *extra: str) -> list[str]:
         assert settings.data is not None
         given = [str(job.target.path), "--data", settings.data, "--out", str(job.folder)]
         fold = [] if job.fold is None else ["--data.fold", job.fold]
-        return [*python, "test", *given, *fold, *trainer, *settings.arguments, *extra]
+        return [*python, "test", *given, *fold, *trainer, *extra]
     given = [str(job.target.path), "--out", str(job.folder), "--seed", str(job.seed)]
     data = [] if settings.data is None else ["--on", settings.data]
     fold = [] if job.fold is None else ["--data.fold", job.fold]
     variant = [] if job.variant is None else ["--variant", job.variant]
-    return [*python, "run", *given, *variant, *data, *fold, *trainer, *settings.arguments, *extra]
+    return [*python, "run", *given, *variant, *data, *fold, *trainer, *job.arguments, *extra]
 
 
 def _check_same(job: Job, settings: Settings) -> None:
     """What ran with other settings is neither mixed with this nor overwritten."""
-    text = job.target.path.read_bytes() if job.target.is_recipe else b""
-    now = {"command": command(job, settings)[1:], "recipe_sha256": hashlib.sha256(text).hexdigest()}
+    file = job.target.path / "model.safetensors" if job.target.path.is_dir() else job.target.path
+    now = {"command": command(job, settings)[1:], "recipe_sha256": digests(file).sha256}
+    text = "text of the recipe" if job.target.is_recipe else "checkpoint in its place"
     path = job.folder.with_name(f"{job.folder.name}.{JOB}")
     if path.is_file():
         before = json.loads(path.read_text())
-        for key, what in (("command", "another command"), ("recipe_sha256", "another text of the recipe")):
+        for key, what in (("command", "another command"), ("recipe_sha256", f"another {text}")):
             if before[key] != now[key]:
                 raise ConfigError(f"{job.folder} was run with {what}; give another --out, or delete it")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -356,7 +375,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _reason(code: int, said: str) -> str:
-    """What a failed process says of its failure, in a line or a few."""
+    """What a failed process says of its failure, in a line or a few.
+
+    Out of memory comes first: what fails after it, as a loader whose worker was killed does, speaks of other things.
+    """
     if code in (-9, 137):
         return "killed by signal 9: out of memory, most likely"
     if code < 0:
@@ -366,7 +388,10 @@ def _reason(code: int, said: str) -> str:
     if starts:
         return "\n".join(lines[starts[-1] :]).removeprefix("error: ")[:2000]
     errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
-    return (errors[-1] if errors else lines[-1] if len(lines) > 1 else f"exit code {code}, without a word")[:2000]
+    errors = [line for line in errors if _OUT_OF_MEMORY.search(line)] or errors
+    told = errors[-1] if errors else lines[-1] if len(lines) > 1 else f"exit code {code}, without a word"
+    killed = told.rstrip().endswith("by signal: Killed.")  # a worker, which Linux ends when memory is out
+    return told[:2000] + ("out of memory, most likely" if killed else "")
 
 
 # -- batches that fit --------------------------------------------------------------------------------------
@@ -407,7 +432,7 @@ def _probe(job: Job, settings: Settings, size: int) -> str | None:
     """Two steps of training, one of validation and test, in a folder that is then removed."""
     folder = job.folder.with_name(f"{job.folder.name}-batch{size}")
     shutil.rmtree(folder, ignore_errors=True)
-    line = command(job, settings, "--data.batch_size", str(size), "--trainer.max_epochs", "1")
+    line = command(job, settings, "--data.batch_size", str(size), "--epochs", "1")  # over --trainer.max_epochs
     line[line.index("--out") + 1] = str(folder)
     for part in ("train", "val", "test"):
         line += [f"--trainer.limit_{part}_batches", "2" if part == "train" else "1"]

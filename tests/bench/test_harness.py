@@ -5,11 +5,15 @@ import re
 import pytest
 from harness_runs import write_recipe, write_run
 
+from lightning_har.arguments import parse
+from lightning_har.bench import harness
 from lightning_har.bench.benchmark import benchmark
-from lightning_har.bench.harness import Settings, find_targets, read_reported
+from lightning_har.bench.harness import Settings, find_targets, plan, read_reported
 from lightning_har.bench.page import write_page
 from lightning_har.bench.rows import read_row, reported_for, summarize
+from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.errors import ConfigError, DataError
+from lightning_har.modules.cnn_rnn import CNNRNNModule
 
 
 def quiet(line):
@@ -68,9 +72,97 @@ def test_other_settings_do_not_mix_into_a_folder(tmp_path):
         benchmark([str(tmp_path / "a.py")], tmp_path / "out", say=quiet)
 
 
+def checkpoints(folder, *names):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "best.ckpt").write_bytes(b"weights")
+    return find_targets([str(folder / name) for name in names])
+
+
+def test_another_checkpoint_in_its_place_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "_attempt", lambda job, settings: write_run(job.folder) and None)
+    names = [t.path for t in checkpoints(tmp_path, "run")]
+    settings = Settings(data="clips")
+    for _ in range(2):
+        (row,) = benchmark(names, tmp_path / "out", settings, say=quiet)
+        assert row["runs"] == 1
+    names[0].write_bytes(b"trained again")
+    with pytest.raises(ConfigError, match="another checkpoint"):
+        benchmark(names, tmp_path / "out", settings, say=quiet)
+
+
+def test_published_weights_are_noticed_too(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    settings = Settings(data="clips")
+    (job,) = plan(find_targets([str(tmp_path / "model")]), tmp_path / "out", settings)
+    harness._check_same(job, settings)
+    harness._check_same(job, settings)
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(ConfigError, match="another checkpoint"):
+        harness._check_same(job, settings)
+
+
+def test_arguments_are_for_recipes_alone(tmp_path):
+    write_recipe(tmp_path / "mine.py")
+    (checkpoint,) = checkpoints(tmp_path, "run")
+    settings = Settings(data="clips", arguments=("--epochs", "3"))
+    recipe, scored = plan([*find_targets([str(tmp_path / "mine.py")]), checkpoint], tmp_path / "out", settings)
+    assert harness.command(recipe, settings)[-2:] == ["--epochs", "3"]
+    assert "--epochs" not in harness.command(scored, settings)
+    assert scored.arguments == ()  # nor does its row say that it was called with them
+    with pytest.raises(ConfigError, match="--args go to recipes"):
+        plan([checkpoint], tmp_path / "out", settings)
+
+
+@pytest.mark.parametrize(("given", "instead"), [("--seed=3", "--seeds"), ("--out", "--out"), ("--resume", "again")])
+def test_arguments_that_would_make_every_run_the_same_are_refused(given, instead, tmp_path):
+    write_recipe(tmp_path / "mine.py")
+    with pytest.raises(ConfigError, match=instead):
+        plan(find_targets([str(tmp_path / "mine.py")]), tmp_path / "out", Settings(arguments=(given, "3")))
+
+
+@pytest.mark.parametrize("arguments", [("--variant=gru",), ("--variant", "gru")])
+def test_the_one_variant_that_is_asked_for_is_run_once(arguments, tmp_path):
+    recipe = write_recipe(tmp_path / "mine.py")
+    recipe.write_text(
+        "import sys\nif sys.argv[1:] == ['--variants']: sys.exit(print('avg gru'))\n" + recipe.read_text()
+    )
+    targets = find_targets([str(recipe)])
+    assert [job.variant for job in plan(targets, tmp_path / "out", Settings())] == ["avg", "gru"]
+    assert [job.variant for job in plan(targets, tmp_path / "out", Settings(arguments=arguments))] == [None]
+
+
+@pytest.mark.parametrize("body", ["sys.exit()", "import shutil; shutil.rmtree(folder); sys.exit()"])
+def test_a_recipe_that_ends_without_a_report_is_a_row_that_says_so(body, tmp_path):
+    write_recipe(tmp_path / "a.py", body=body)
+    write_recipe(tmp_path / "b.py")
+    bad, good = benchmark([str(tmp_path / f"{n}.py") for n in "ab"], tmp_path / "out", say=quiet)
+    assert (bad["runs"], bad["failed"], good["runs"]) == (0, 1, 1)
+    assert "ended without a report" in bad["errors"][0]
+
+
+def test_what_is_done_but_gone_is_done_again(tmp_path):
+    write_recipe(tmp_path / "a.py")
+    for _ in range(2):
+        (row,) = benchmark([str(tmp_path / "a.py")], tmp_path / "out", say=quiet)
+        assert row["runs"] == 1
+        (tmp_path / "out/runs/a/seed0/report.json").unlink()
+
+
+WORKER_KILLED = """
+import torch
+class Clips(torch.utils.data.Dataset):
+    def __len__(self): return 4
+    def __getitem__(self, i): os.kill(os.getpid(), 9)
+next(iter(torch.utils.data.DataLoader(Clips(), num_workers=1)))
+"""
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
+        (WORKER_KILLED, "out of memory, most likely"),
         ("raise ValueError('no such thing')", "ValueError: no such thing"),
         ("os.kill(os.getpid(), 9)", "out of memory, most likely"),
         ("sys.exit(3)", "fresh 0 8"),
@@ -94,6 +186,44 @@ def test_out_of_memory_is_told_and_auto_batch_finds_what_fits(tmp_path):
     (row,) = benchmark([str(tmp_path / "big.py")], tmp_path / "auto", Settings(auto_batch=True), say=quiet)
     assert row["runs"] == 1
     assert row["notes"] == ["out of memory at batch 8; the largest that fitted is 5"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+        "RuntimeError: DefaultCPUAllocator: not enough memory: you tried to allocate",
+        "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "RuntimeError: DataLoader worker (pid 7) is killed by signal: Killed. ",
+        "RuntimeError: DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
+        "workers are out of shared memory. Please try to raise your shared memory limit.",
+        "OSError: [Errno 12] Cannot allocate memory",
+    ],
+)
+def test_what_is_out_of_memory_is_known_whatever_fails_after_it(said):
+    reason = harness._reason(1, f"$ run\nTraceback:\n{said}\nRuntimeError: exited unexpectedly\n")
+    assert reason.startswith(said.rstrip())
+    assert harness._OUT_OF_MEMORY.search(reason)
+
+
+def test_a_segmentation_fault_is_not_out_of_memory():
+    said = "RuntimeError: DataLoader worker (pid 7) is killed by signal: Segmentation fault. "
+    assert not harness._OUT_OF_MEMORY.search(harness._reason(1, f"$ run\n{said}\n"))
+
+
+def test_a_batch_is_tried_for_one_epoch_whatever_recipes_are_told(tmp_path, monkeypatch):
+    recipe = write_recipe(tmp_path / "big.py")
+    settings = Settings(arguments=("--epochs", "100"))
+    (job,) = plan(find_targets([str(recipe)]), tmp_path / "out", settings)
+    called = []
+    monkeypatch.setattr(harness, "_call", lambda job, line: called.append(line))
+    harness._probe(job, settings, 4)
+    argv = called[0][called[0].index("--seed") :]
+    args = parse(CNNRNNModule, VideoFolderDataModule, {}, ["--data.root", "x", *argv], recipe="big")
+    assert args.trainer["max_epochs"] == 1
+    assert args.trainer["limit_train_batches"] == 2
+    assert args.data["batch_size"] == 4
 
 
 def test_unknown_names_are_answered_with_the_nearest(tmp_path):
