@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lightning_har._lightning import Trainer, interruptible
+from lightning_har._lightning import interruptible, make_trainer
 from lightning_har.bench.cost import Cost, count_macs, count_parameters, example_video, select
 from lightning_har.bench.latency import Latency, measure_latency, measure_reading
 from lightning_har.bench.memory import PeakMemory
@@ -133,6 +133,7 @@ def score_checkpoint(
     out: Path,
     *,
     fold: str | None = None,
+    flow_root: str | Path | None = None,
     batch_size: int = 8,
     num_workers: int | None = None,
     trainer: Mapping[str, Any] | None = None,
@@ -144,16 +145,23 @@ def score_checkpoint(
         data: See ``lightning_har.data.named``.
         out: Takes the files that a run's folder has, but for what training leaves.
         fold: To test on, of a CSV with folds; of an official data set its split.
+        flow_root: Folder of stored flow, for a model that takes some.
         batch_size: Clips at a time.
         num_workers: Processes that read.
         trainer: Arguments of Lightning's Trainer.
 
     Raises:
-        ConfigError: The data's classes are not the checkpoint's, or it has no test clips.
+        ConfigError: The data's classes are not the checkpoint's, it has no test clips, or the Trainer refuses its
+            arguments.
         WeightsError: There is no such checkpoint.
     """
+    outputs = CollectOutputs()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "inference_mode": True}
+    given = {k: v for k, v in (trainer or {}).items() if v is not None}
+    callbacks = [outputs, RunProgress()] if sys.stderr.isatty() else [outputs]
+    tester = make_trainer(**quiet, **given, default_root_dir=out, callbacks=callbacks)
     factory = data_factory(data)
-    keywords: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers}
+    keywords: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "flow_root": flow_root}
     if fold is not None:
         official = "split" in inspect.signature(factory.func).parameters
         keywords |= {"split": int(fold)} if official and fold.isdigit() else {"fold": fold}
@@ -168,11 +176,6 @@ def score_checkpoint(
     datamodule.spec = module.spec
     if module.eval_sampling is not None:
         datamodule.eval_sampling = module.eval_sampling
-    outputs = CollectOutputs()
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "inference_mode": True}
-    given = {k: v for k, v in (trainer or {}).items() if v is not None}
-    callbacks = [outputs, RunProgress()] if sys.stderr.isatty() else [outputs]
-    tester = Trainer(**quiet, **given, default_root_dir=out, callbacks=callbacks)
     device = tester.strategy.root_device
     with PeakMemory(device) as memory, interruptible(tester):
         tester.test(module, datamodule=datamodule, verbose=False)

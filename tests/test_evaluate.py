@@ -6,10 +6,15 @@ from pathlib import Path
 import pytest
 
 from lightning_har._lightning import Trainer
+from lightning_har.bench.report import read_report
+from lightning_har.cli.main import main
 from lightning_har.data.fake import write_fake_folder
+from lightning_har.data.flow import cache_flow
+from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.errors import ConfigError
 from lightning_har.evaluate import score_checkpoint
 from lightning_har.modules.cnn_rnn import CNNRNNModule
+from lightning_har.modules.tsn import TSNModule
 
 
 def checkpoint(folder: Path, class_names: tuple[str, ...]) -> Path:
@@ -39,3 +44,25 @@ def test_other_classes_are_refused(tmp_path: Path) -> None:
     write_fake_folder(tmp_path / "clips", clips=3)
     with pytest.raises(ConfigError, match=r"(?s)the classes differ.*jump.*clap"):
         score_checkpoint(checkpoint(tmp_path, ("wave", "jump")), str(tmp_path / "clips"), tmp_path / "out")
+
+
+def test_a_model_on_flow_is_scored_with_the_stored_flow_and_says_so_of_mere_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_fake_folder(tmp_path / "clips", clips=3)
+    data = VideoFolderDataModule(tmp_path / "clips")
+    for manifest in data.manifests.values():
+        assert cache_flow(manifest, tmp_path / "flow", method="lucas_kanade", workers=0) == {}
+    module = TSNModule(2, "test_resnet", modality="flow", pretrained=False, input_size=32, num_segments=2)
+    module.class_names = data.class_names
+    model = str(module.save_pretrained(tmp_path / "model"))
+    arguments = ["test", model, "--data", str(tmp_path / "clips"), "--out", str(tmp_path / "out"), "--num-workers", "0"]
+    assert main([*arguments, "--flow-root", str(tmp_path / "flow")]) == 0
+    assert read_report(tmp_path / "out" / "report.json")["files"]["scored"] > 0
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "--flow-root DIR" in capsys.readouterr().err
+    clip = str(next((tmp_path / "clips").rglob("*.mp4")))
+    for command in (["predict", clip, "--model", model], ["show", "gradcam", clip, "--model", model]):
+        assert main(command) == 2
+        assert "lightning-har test MODEL --data DATA --flow-root DIR" in capsys.readouterr().err

@@ -22,6 +22,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--data", required=True, metavar="DATA", help=HELP)
     parser.add_argument("--out", required=True, metavar="DIR", help="where report, predictions and pictures go")
     parser.add_argument("--data.fold", dest="fold", metavar="F", help="the fold to test on, of a CSV with folds")
+    parser.add_argument("--flow-root", metavar="DIR", help="where `data flow` put the flow, if the model takes it")
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="clips at a time (default: 8)")
     parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode")
     parser.add_argument("--trainer.accelerator", dest="accelerator", default="auto", metavar="NAME", help="cpu, gpu")
@@ -44,6 +45,7 @@ def main(args: argparse.Namespace) -> int:
             args.data,
             Path(args.out),
             fold=args.fold,
+            flow_root=args.flow_root,
             batch_size=args.batch_size,
             num_workers=args.num_workers,
             trainer={"accelerator": args.accelerator, "precision": args.precision},

@@ -282,5 +282,5 @@ def _open_flow(root: Path, flow_root: Path | None, record: Record, threads: int)
         return open_flow(root / record.path)
     raise ConfigError(
         "flow is wanted, but flow_root is not set. Compute it once, lightning-har data flow DATA --out DIR, and pass "
-        "flow_root=DIR to the data module"
+        "flow_root=DIR to the data module (run: --data.flow_root DIR; others: --flow-root DIR)"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_har.data.datamodule import ActionDataModule
+from lightning_har.data.dataset import Opener
 from lightning_har.data.manifest import (
     VIDEO_SUFFIXES,
     Manifest,
@@ -99,6 +100,19 @@ class VideoFilesDataModule(ActionDataModule):
     def load_manifests(self) -> dict[str, Manifest]:
         """The files, as the "predict" records."""
         return {"predict": Manifest.from_files(self.files, class_names=self._names)}
+
+    def opener(self, manifest: Manifest, modality: str) -> Opener:
+        """What opens a file's frames, or a frame folder's.
+
+        Raises:
+            ConfigError: Flow is wanted, and nothing says where that of a mere file is stored.
+        """
+        if modality == "flow" and self.flow_root is None and not all(Path(file).is_dir() for file in self.files):
+            raise ConfigError(
+                "the model takes optical flow, and a file by itself has none. Score the model on a data set: "
+                "lightning-har data flow DATA --out DIR, then lightning-har test MODEL --data DATA --flow-root DIR"
+            )
+        return super().opener(manifest, modality)
 
 
 def scan_folder(root: str | Path) -> Manifest:
