@@ -51,7 +51,35 @@ else:
     Callback = pl.Callback
     Trainer = pl.Trainer
 
-__all__ = ["Callback", "LightningDataModule", "LightningModule", "Trainer", "base_name", "interruptible", "pl"]
+__all__ = [
+    "Callback",
+    "LightningDataModule",
+    "LightningModule",
+    "Trainer",
+    "base_name",
+    "interruptible",
+    "make_trainer",
+    "pl",
+]
+
+
+def make_trainer(**keywords: Any) -> Trainer:
+    """A Trainer.
+
+    Args:
+        **keywords: Lightning's.
+
+    Raises:
+        ConfigError: It refuses them: no such accelerator here, no such precision.
+    """
+    try:
+        return Trainer(**keywords)
+    except (ValueError, ImportError, pl.utilities.exceptions.MisconfigurationException) as error:
+        told = str(error).strip().splitlines()[0].rstrip(".!")
+        raise ConfigError(
+            f"Lightning's Trainer refuses its arguments: {told}; "
+            "correct --trainer.accelerator, --trainer.precision or what it names"
+        ) from error
 
 
 @contextlib.contextmanager

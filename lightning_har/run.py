@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from lightning_har._lightning import Trainer, base_name, interruptible, pl
+from lightning_har._lightning import base_name, interruptible, make_trainer, pl
 from lightning_har.arguments import Arguments, parse
 from lightning_har.bench.latency import measure_reading
 from lightning_har.bench.memory import PeakMemory
@@ -125,6 +125,7 @@ def run(
                     if _is_first_process():
                         _say(f"{place}: done before; `lightning-har test` scores it again")
                 elif args.resume is None or checkpoint or (place / CONFIG).is_file():
+                    _check_trainer(args)
                     planned.append((variant, args, place, checkpoint))
         # All are noted before the first is trained: whoever resumes a stopped run finds those that wait.
         for _, args, place, _ in planned if _is_first_process() else ():
@@ -274,7 +275,20 @@ def _place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path | N
             raise ConfigError(f"nothing to resume: {resume} has no {LAST}")
     if checkpoint.name == BEST:
         raise ConfigError(f"{checkpoint} holds weights only; resume from {checkpoint.with_name(LAST)}")
+    _check_resumable(checkpoint)
     return (args.out / variant if args.out else source), checkpoint
+
+
+def _check_resumable(checkpoint: Path) -> None:
+    """Before the report of the run that it is in is removed."""
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # any file may have been named, or one be damaged: torch stumbles in many ways
+        raise ConfigError(
+            f"nothing to resume: {checkpoint} is no checkpoint, or is damaged; give a run's folder, or its {LAST}"
+        ) from error
+    if not isinstance(state, dict) or "optimizer_states" not in state:
+        raise ConfigError(f"{checkpoint} holds weights only; resume from a run's {LAST}")
 
 
 def _is_done(args: Arguments, folder: Path) -> bool:
@@ -382,7 +396,14 @@ def _build_trainer(args: Arguments, folder: Path, callbacks: list[Any]) -> Any:
         # A callback has state, and a recipe with variants trains several models.
         "callbacks": [*callbacks, *theirs],
     }
-    return Trainer(**keywords)
+    return make_trainer(**keywords)
+
+
+def _check_trainer(args: Arguments) -> None:
+    """Refuse what the Trainer would refuse before anything is written, fetched or read."""
+    # Not its objects, such as a strategy, which belong to one Trainer.
+    plain = {k: v for k, v in args.trainer.items() if v is None or isinstance(v, str | int | float)}
+    make_trainer(**{**plain, "logger": False})
 
 
 def _listed(callbacks: Any) -> list[Any]:

@@ -18,6 +18,7 @@ from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.data.kinetics import KineticsDataModule
 from lightning_har.data.synthetic import SyntheticActionsDataModule, generate
 from lightning_har.errors import ConfigError, DecodeError, HarError, WeightsError
+from lightning_har.evaluate import score_checkpoint
 from lightning_har.modules.cnn_rnn import CNNRNNModule
 from lightning_har.modules.pretrained import load_model
 from lightning_har.run import run
@@ -284,6 +285,51 @@ def test_what_cannot_be_resumed(call: Any, tmp_path: Path, resume: str, message:
         (tmp_path / "empty" / "best.ckpt").unlink()
     with pytest.raises(ConfigError, match=message):
         call("--resume", str(tmp_path / resume), out="")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--resume {run}/predictions.csv", "is no checkpoint"),
+        ("--resume {run}/last.ckpt", "is no checkpoint"),
+        ("--resume {run}/mine.ckpt", "weights only"),
+        ("--resume {run}", "is no checkpoint"),
+        ("--config {run}/last.ckpt", r"last\.ckpt is no config\.yaml"),
+        ("--config {run}/broken.yaml", r"broken\.yaml is no config\.yaml"),
+        ("--resume {run}/good.ckpt --trainer.accelerator gpuu", "Trainer refuses its arguments: .*gpuu"),
+    ],
+)
+def test_what_cannot_be_run_leaves_the_run_that_is_there(call: Any, tmp_path: Path, line: str, message: str) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("report.json", "predictions.csv"):
+        (folder / name).write_text("kept")
+    (folder / "config.yaml").write_text("seed: 0\n")
+    (folder / "broken.yaml").write_text("a: [1, 2\nb: {")
+    (folder / "last.ckpt").write_bytes(b"\x80\xff cut off")
+    torch.save({"state_dict": {}}, folder / "mine.ckpt")
+    torch.save({"state_dict": {}, "optimizer_states": []}, folder / "good.ckpt")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ConfigError, match=message) as error:
+        call(*line.format(run=folder).split(), out="")
+    assert len(str(error.value).splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_accelerator_that_is_not_there_is_said_before_anything_is_read(tmp_path: Path) -> None:
+    class Untouched(VideoFolderDataModule):
+        def load_manifests(self) -> Any:
+            raise AssertionError("read")
+
+    arguments = ["--trainer.accelerator", "gpu", "--out", str(tmp_path / "run")]
+    with pytest.raises(ConfigError, match="gpu"):
+        run(partial(CNNRNNModule, **SMALL), partial(Untouched, root="x"), name="tiny", argv=arguments)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(ConfigError, match="gpu"):
+        score_checkpoint("nothing.ckpt", "/no/such/data", tmp_path / "scored", trainer={"accelerator": "gpu"})
+    with pytest.raises(ConfigError, match="precision"):
+        score_checkpoint("nothing.ckpt", "/no/such/data", tmp_path / "scored", trainer={"precision": "bf17"})
 
 
 def test_nan_stops_the_run_and_names_the_files(call: Any, tmp_path: Path) -> None:
