@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
+from lightning_har.data.datamodule import EVAL_SAMPLING, TRAIN_SAMPLING
 from lightning_har.edge.graphs import Graph
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import IGNORE, ActionRecognizer
@@ -41,7 +44,7 @@ def collect(module: ActionRecognizer, source: Calibration | None, max_clips: int
     """Take clips for calibration and for checking it.
 
     Args:
-        module: Whose InputSpec a data module is given.
+        module: Whose InputSpec a data module is given, and whose samplings where it has none of its own.
         source: A data module, or an iterable of labelled batches.
         max_clips: Of each kind.
 
@@ -54,16 +57,16 @@ def collect(module: ActionRecognizer, source: Calibration | None, max_clips: int
             "module or labelled batches"
         )
     if hasattr(source, "train_dataloader"):
-        source.spec = module.spec
+        _introduce(module, source)
         source.prepare_data()
         source.setup("fit")
         fit, labels = _take(source.train_dataloader(), max_clips)
-        check, _ = _take(source.val_dataloader(), max_clips)
+        check, _ = _take(_spread(source.val_dataloader(), max_clips), max_clips)
     else:
-        taken, labels = _take(source, 2 * max_clips)
-        # In turn, so that data sorted by class gives both parts all classes.
-        fit, check = (taken[::2], taken[1::2]) if len(taken) > max_clips else (taken, [])
-        labels = labels[::2] if check else labels
+        fit, labels = _take(source, 2 * max_clips)
+        check = []
+        if len(fit) > max_clips:
+            fit, labels, check = _part(fit, labels)
     if not fit:
         raise ConfigError("the calibration data holds no clips; give at least a few of each class")
     if len(set(labels)) < 2 and _classes(module) > 1:
@@ -72,6 +75,40 @@ def collect(module: ActionRecognizer, source: Calibration | None, max_clips: int
             "cut off the others' values: give clips of several classes, shuffled"
         )
     return Clips(fit, check or fit, bool(check))
+
+
+def _introduce(module: ActionRecognizer, source: Any) -> None:
+    """The data learns what the network takes, and samples as the module was trained and as a bundle will."""
+    source.spec = module.spec
+    if getattr(source, "train_sampling", None) is TRAIN_SAMPLING and module.train_sampling is not None:
+        source.train_sampling = module.train_sampling
+    if getattr(source, "eval_sampling", None) is EVAL_SAMPLING and module.eval_sampling is not None:
+        # One view from the middle, as the runner takes it, whatever the protocol averages over.
+        one = module.eval_sampling
+        source.eval_sampling = replace(one, num_clips=1, crop="full" if one.crop == "full" else "center")
+
+
+def _spread(loader: Any, count: int) -> Any:
+    """Samples from all of a loader's length: lists of clips are often sorted by class."""
+    if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+        return loader
+    total = len(loader.dataset)  # type: ignore[arg-type]
+    taken = [i * total // count for i in range(count)] if total > count else range(total)
+    return DataLoader(loader.dataset, batch_size=1, sampler=taken, collate_fn=loader.collate_fn)
+
+
+def _part(clips: list[Video], labels: list[Any]) -> tuple[list[Video], list[Any], list[Video]]:
+    """Clips to calibrate on and their labels, and clips to check on: of each class in turn, the first calibrates."""
+    seen: Counter[Any] = Counter()
+    fit, of_fit, check = [], [], []
+    for clip, label in zip(clips, labels, strict=True):
+        if seen[label] % 2:
+            check.append(clip)
+        else:
+            fit.append(clip)
+            of_fit.append(label)
+        seen[label] += 1
+    return fit, of_fit, check
 
 
 def _take(batches: Iterable[Batch], count: int) -> tuple[list[Video], list[Any]]:
