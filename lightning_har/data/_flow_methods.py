@@ -48,7 +48,7 @@ def _cv2() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise ConfigError("optical flow needs OpenCV: pip install lightning-har[flow]") from error
+        raise ConfigError("optical flow needs OpenCV: pip install 'lightning-har[flow]'") from error
     cv2.setNumThreads(1)  # clips are parallel already
     return cv2
 

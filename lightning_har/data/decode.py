@@ -92,7 +92,7 @@ def read_frames(path: VideoPath, indices: Indices, *, size: Size = None, decoder
         path: The file, or where it lies in a larger one.
         indices: Places in presentation order, from 0; in any order, with repetitions.
         size: (H, W) to resize to, or a function from the video's own (H, W) to it; None keeps them.
-        decoder: "pyav", or "torchcodec" where installed (``pip install lightning-har[torchcodec]``).
+        decoder: "pyav", or "torchcodec" where installed (``pip install 'lightning-har[torchcodec]'``).
 
     Returns:
         uint8 (T, H, W, 3), RGB, upright where the file has a rotation flag.

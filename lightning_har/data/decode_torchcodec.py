@@ -26,7 +26,7 @@ class TorchCodecVideo:
         except (ImportError, RuntimeError, OSError) as error:
             raise ConfigError(
                 "decoder='torchcodec' needs torchcodec and the FFmpeg libraries: pip install "
-                f"lightning-har[torchcodec], and see its page on FFmpeg; or take decoder='pyav'. ({error})"
+                f"'lightning-har[torchcodec]', and see its page on FFmpeg; or take decoder='pyav'. ({error})"
             ) from error
         self.path = path
         check_file(path)

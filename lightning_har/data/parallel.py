@@ -260,7 +260,7 @@ def _map_ray(
         import ray
         import ray.data
     except ImportError as error:
-        raise ConfigError("engine='ray' needs Ray: pip install lightning-har[ray]") from error
+        raise ConfigError("engine='ray' needs Ray: pip install 'lightning-har[ray]'") from error
     if not ray.is_initialized():
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray would tell its makers
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)

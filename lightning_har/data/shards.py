@@ -179,7 +179,7 @@ def write_shards(
     try:
         import webdataset  # noqa: F401
     except ImportError as error:
-        raise ConfigError("shards are written by webdataset: pip install lightning-har[webdataset]") from error
+        raise ConfigError("shards are written by webdataset: pip install 'lightning-har[webdataset]'") from error
     if shard_bytes < 1:
         raise ConfigError(f"shard_bytes is {shard_bytes}; it must be at least 1")
     out = Path(out)

@@ -199,7 +199,7 @@ def _write_onnx(graph: Graph, path: Path, shapes: Any) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError("ONNX export needs: pip install lightning-har[onnx]") from error
+        raise ConfigError("ONNX export needs: pip install 'lightning-har[onnx]'") from error
     program = _program(graph, graph.net, shapes)
     try:
         with quiet():
@@ -235,7 +235,7 @@ def _write_executorch(graph: Graph, net: torch.nn.Module, path: Path, shapes: An
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
     except ImportError as error:
-        raise ConfigError("ExecuTorch export needs: pip install lightning-har[executorch]") from error
+        raise ConfigError("ExecuTorch export needs: pip install 'lightning-har[executorch]'") from error
     program = _program(graph, net, shapes)
     try:
         with quiet():

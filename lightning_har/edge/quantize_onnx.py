@@ -36,7 +36,7 @@ def quantize_onnx(source: Path, target: Path, inputs: Iterable[tuple[Tensor, ...
         import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     except ImportError as error:
-        raise ConfigError("quantizing for ONNX Runtime needs: pip install lightning-har[onnx]") from error
+        raise ConfigError("quantizing for ONNX Runtime needs: pip install 'lightning-har[onnx]'") from error
 
     model = onnx.load(source)
     names = [i.name for i in model.graph.input]

@@ -41,7 +41,7 @@ def quantize_pt2e(
     try:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     except ImportError as error:
-        raise ConfigError("this needs torchao: pip install lightning-har[executorch]") from error
+        raise ConfigError("this needs torchao: pip install 'lightning-har[executorch]'") from error
     quantizer = _quantizer(backend)
     with quiet(), torch.no_grad():
         graph: Any = torch.export.export(net, example, dynamic_shapes=dynamic_shapes).module()
@@ -64,7 +64,7 @@ def _quantizer(backend: Backend) -> Any:
                 get_symmetric_quantization_config,
             )
         except ImportError as error:
-            raise ConfigError("this needs executorch: pip install lightning-har[executorch]") from error
+            raise ConfigError("this needs executorch: pip install 'lightning-har[executorch]'") from error
 
         class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
             def annotate(self, model: Any) -> Any:

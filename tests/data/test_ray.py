@@ -31,8 +31,8 @@ SPEC = InputSpec(num_frames=4, size=(16, 16))
 @pytest.fixture(scope="module")
 def cluster():
     """A Ray of two processors, and of one GPU that it only believes in."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install lightning-har[ray]")
-    pytest.importorskip("ray.data", reason="Ray's data library is not installed: pip install lightning-har[ray]")
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'lightning-har[ray]'")
+    pytest.importorskip("ray.data", reason="Ray's data library is not installed: pip install 'lightning-har[ray]'")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     with pytest.MonkeyPatch.context() as patch:
         here = Path(__file__).parent  # where the functions of these tests are
@@ -91,7 +91,7 @@ def test_without_ray_the_extra_is_named(tmp_path, monkeypatch, capsys):
         if "flow" in call:
             pytest.importorskip("cv2")
         assert main([*call, "--engine", "ray"]) == 2
-        assert "pip install lightning-har[ray]" in capsys.readouterr().err
+        assert "pip install 'lightning-har[ray]'" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ from lightning_har.edge.bundle import bundle
 from lightning_har.edge.export import export
 from lightning_har.edge.runtime import Recognizer, load_bundle, open_graph
 
-pytest.importorskip("executorch", reason="needs executorch: pip install lightning-har[executorch]")
-pytest.importorskip("torchao", reason="needs torchao: pip install lightning-har[executorch]")
+pytest.importorskip("executorch", reason="needs executorch: pip install 'lightning-har[executorch]'")
+pytest.importorskip("torchao", reason="needs torchao: pip install 'lightning-har[executorch]'")
 pytestmark = pytest.mark.slow
 
 
