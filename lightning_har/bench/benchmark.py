@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -65,7 +66,8 @@ def write_results(jobs: Sequence[Job], targets: Sequence[Target], out: Path, tit
     reported: Mapping[str, Reported] = {t.name: t.reported for t in targets}
     summaries = summarize(rows, reported)
     out.mkdir(parents=True, exist_ok=True)
-    record = {"title": title, "models": summaries, "runs": rows}
+    beside = [{**row, "folder": os.path.relpath(row["folder"], out)} for row in rows]  # wherever it is read from
+    record = {"title": title, "models": summaries, "runs": beside}
     (out / "results.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     write_csv(rows, out / "results.csv")
     pictures = save_plots(summaries, out)

@@ -28,11 +28,16 @@ def read_rows(place: str | Path) -> list[Row]:
     results = place / "results.json" if place.is_dir() else place
     if results.name.endswith(".json") and results.is_file() and results.name != "report.json":
         rows: list[Row] = json.loads(results.read_text())["runs"]
-        return rows
+        return [{**row, "folder": str(_found(results.parent, row["folder"]))} for row in rows]
     reports = [place] if place.name == "report.json" else sorted(place.rglob("report.json"))
     if not reports:
         raise DataError(f"{place} has no report.json of a run, nor results.json of a benchmark")
     return [read_row(path, place.name, place.name) for path in reports]
+
+
+def _found(place: Path, folder: str) -> Path:
+    """A run's folder: beside the results.json that names it; of older ones, from where the benchmark was called."""
+    return place / folder if (place / folder).is_dir() else Path(folder)
 
 
 def compare(a: Sequence[Row], b: Sequence[Row], name_a: str, name_b: str) -> Comparison:
@@ -49,8 +54,8 @@ def compare(a: Sequence[Row], b: Sequence[Row], name_a: str, name_b: str) -> Com
 
     Returns:
         ``metrics`` maps each metric and cost to ``a``, ``b`` (means), ``a_std``, ``b_std`` (over runs), ``difference``
-        (mean of a - b), ``difference_std`` and ``p``; ``clips`` tests the videos on which they disagree; ``classes``
-        counts per metric where a wins, b wins, or they tie.
+        (mean of a - b), ``difference_std`` and ``p``; ``clips`` tests the videos on which they disagree, which of
+        several heads must all be right; ``classes`` counts where a wins, b wins, or they tie, see ``_classes``.
 
     Raises:
         ConfigError: No run of the one has its pair in the other; the two were scored on other clips or classes.
@@ -153,14 +158,17 @@ def _metric(numbers: Sequence[tuple[float, float, _Key]], by_fold: bool) -> dict
 
 
 def _right(row: Row) -> dict[str, bool]:
-    """Whether each test video was named rightly, by id; of the first head."""
+    """Whether each test video was named rightly, by id: by every head, of several."""
     path = Path(row["folder"]) / "predictions.csv"
     if not path.is_file():
         return {}
     with path.open(newline="") as file:
-        rows = [r for r in csv.DictReader(file) if r["label"] and not r["error"]]
-    heads = list(dict.fromkeys(r["head"] for r in rows))
-    return {r["id"]: r["label"] == r["predicted"] for r in rows if r["head"] == heads[0]}
+        rows = [r for r in csv.DictReader(file) if not r["error"]]
+    right: dict[str, bool] = {}
+    for row in rows:
+        right[row["id"]] = right.get(row["id"], True) and row["label"] == row["predicted"]
+    unknown = {row["id"] for row in rows if not row["label"]}
+    return {name: hit for name, hit in right.items() if name not in unknown}
 
 
 def _clips(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Any] | None:
@@ -177,12 +185,22 @@ def _clips(pairs: Sequence[tuple[Row, Row]]) -> dict[str, Any] | None:
     single = all(len(d) == 1 for d in sums.values())
     p = mcnemar(only_a, only_b) if single else paired_permutation(means)
     test = "McNemar, exact" if single else "sign flips of each clip's mean difference over seeds"
-    return {"clips": len(sums), "a_better": only_a, "b_better": only_b, "test": test, "p": p}
+    heads = list(dict.fromkeys(c["head"] for pair in pairs for row in pair for c in row["per_class"]))
+    return {"clips": len(sums), "a_better": only_a, "b_better": only_b, "heads": heads, "test": test, "p": p}
 
 
 def _classes(pairs: Sequence[tuple[Row, Row]]) -> dict[str, dict[str, int]]:
-    """Per metric, in how many classes a's mean over runs is higher, b's is, neither's; or not both are defined."""
-    counts = {}
+    """Where a's mean over runs is higher, b's is, or neither's, counted as study E does.
+
+    Returns:
+        ``precision``, ``recall``, ``f1``: in how many classes ``a``, ``b``, ``ties``; ``undefined`` where not both have
+        one. ``all``: the same over the three metrics of all classes together. ``by_class``: classes in which at least
+        one metric is higher for one side (``a_any``, ``b_any``), all are higher or equal (``a_all_or_equal``, ...), all
+        are higher (``a_all``, ...), all are ``equal``; of how many ``classes`` that have all three metrics on both
+        sides. Empty without classes.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    signs: dict[tuple[str, str], list[int]] = {}
     for metric in ("precision", "recall", "f1"):
         totals: dict[tuple[str, str], list[list[float]]] = {}
         for pair in pairs:
@@ -192,14 +210,26 @@ def _classes(pairs: Sequence[tuple[Row, Row]]) -> dict[str, dict[str, int]]:
                     if one[metric] is not None:
                         sides[side].append(one[metric])
         tally = {"a": 0, "b": 0, "ties": 0, "undefined": 0}
-        for x, y in totals.values():
+        for name, (x, y) in totals.items():
             if not x or not y:
                 tally["undefined"] += 1
                 continue
             difference = sum(x) / len(x) - sum(y) / len(y)
-            tally["ties" if abs(difference) < 1e-9 else "a" if difference > 0 else "b"] += 1
+            sign = 0 if abs(difference) < 1e-9 else 1 if difference > 0 else -1
+            tally[("ties", "a", "b")[sign]] += 1
+            signs.setdefault(name, []).append(sign)
         if totals:
             counts[metric] = tally
+    if not counts:
+        return {}
+    counts["all"] = {key: sum(tally[key] for tally in counts.values()) for key in ("a", "b", "ties", "undefined")}
+    whole = [found for found in signs.values() if len(found) == 3]
+    by_class = {"classes": len(whole), "equal": sum(not any(found) for found in whole)}
+    for side, sign in (("a", 1), ("b", -1)):
+        by_class[f"{side}_any"] = sum(sign in found for found in whole)
+        by_class[f"{side}_all_or_equal"] = sum(-sign not in found for found in whole)
+        by_class[f"{side}_all"] = sum(found == [sign] * 3 for found in whole)
+    counts["by_class"] = by_class
     return counts
 
 
@@ -233,8 +263,15 @@ def to_markdown(found: Comparison) -> str:
     if found["classes"]:
         lines += ["", f"| per class | {a} wins | {b} wins | ties | undefined |", "| --- | --- | --- | --- | --- |"]
         lines += [
-            f"| {k} | {v['a']} | {v['b']} | {v['ties']} | {v['undefined']} |" for k, v in found["classes"].items()
+            f"| {'all three' if k == 'all' else k} | {v['a']} | {v['b']} | {v['ties']} | {v['undefined']} |"
+            for k, v in found["classes"].items()
+            if k != "by_class"
         ]
+        n = found["classes"]["by_class"]
+        lines += ["", f"| of {n['classes']} classes with all three defined | {a} | {b} |", "| --- | --- | --- |"]
+        for key, told in (("any", "at least one"), ("all_or_equal", "each higher or equal,"), ("all", "each")):
+            lines.append(f"| {told} of the three higher | {n[f'a_{key}']} | {n[f'b_{key}']} |")
+        lines += ["", f"All three are equal in {n['equal']} of them."]
     lines += ["", *(f"- {remark}" for remark in found["remarks"])]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -243,8 +280,9 @@ def _verdict(found: Comparison) -> str:
     clips = found["clips"]
     if clips is None:
         return "Clips: no predictions to pair."
+    heads = f" (right: {' and '.join(clips['heads'])} are)" if len(clips["heads"]) > 1 else ""
     told = (
-        f"Clips: of {clips['clips']}, {found['a']} is better on {clips['a_better']}, {found['b']} on "
+        f"Clips{heads}: of {clips['clips']}, {found['a']} is better on {clips['a_better']}, {found['b']} on "
         f"{clips['b_better']} (p = {clips['p']:.3g}; {clips['test']})"
     )
     if clips["p"] >= _ALPHA:

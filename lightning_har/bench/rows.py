@@ -16,8 +16,8 @@ from lightning_har.errors import DataError
 
 Row = dict[str, Any]
 """Plain JSON. Of a run: ``name, recipe, seed, fold, folder, error, note, values, clips, skipped, per_class, identity,
-arguments``; ``values`` maps a metric or cost to its number, None where it was not measured. Of a model: see
-``summarize``."""
+arguments``; ``values`` maps a metric or cost to its number, None where it was not measured; in results.json the folder
+is relative to it. Of a model: see ``summarize``."""
 
 SCORES = ("top1", "top5", "precision_macro", "recall_macro", "f1_macro", "num_predicted_classes")
 COSTS = {

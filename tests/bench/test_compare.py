@@ -1,11 +1,15 @@
+import csv
 import itertools
 import json
 import math
+from pathlib import Path
 
 import pytest
 from harness_runs import write_recipe, write_run
 
+from lightning_har.bench.benchmark import benchmark
 from lightning_har.bench.compare import compare, read_rows, to_markdown
+from lightning_har.bench.rows import read_row
 from lightning_har.bench.stats import MIN_CLIPS, mcnemar, paired_permutation, spread, wilson
 from lightning_har.cli.main import main
 from lightning_har.errors import ConfigError, DataError
@@ -75,6 +79,86 @@ def test_classes_are_won_tied_or_undefined(tmp_path):
     assert found["classes"]["f1"] == {"a": 0, "b": 0, "ties": 3, "undefined": 0}
     found = compare(rows(tmp_path / "c", [24]), rows(tmp_path / "d", [0]), "c", "d")
     assert found["classes"]["recall"] == {"a": 3, "b": 0, "ties": 0, "undefined": 0}
+
+
+def test_classes_are_counted_as_study_e_does(tmp_path):
+    sides = [rows(tmp_path / side, [24]) for side in "ab"]
+    scores = {  # by class, of a and of b: precision, recall, F1
+        "all of a": ((0.9, 0.8, 0.85), (0.5, 0.5, 0.5)),
+        "two of a": ((0.9, 0.8, 0.5), (0.5, 0.5, 0.5)),
+        "one each": ((0.9, 0.5, 0.7), (0.5, 0.9, 0.7)),
+        "one of b": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.6)),
+        "all of b": ((0.1, 0.1, 0.1), (0.5, 0.5, 0.5)),
+        "equal": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        "never predicted by b": ((0.9, 0.9, 0.9), (None, 0.0, 0.0)),
+    }
+    for k, side in enumerate(sides):
+        side[0]["per_class"] = [
+            {"head": "action", "class": name, **dict(zip(("precision", "recall", "f1"), both[k], strict=True))}
+            for name, both in scores.items()
+        ]
+    found = compare(*sides, "a", "b")
+    assert found["classes"]["precision"] == {"a": 3, "b": 1, "ties": 2, "undefined": 1}
+    assert found["classes"]["all"] == {"a": 8, "b": 5, "ties": 7, "undefined": 1}
+    assert found["classes"]["by_class"] == {
+        "classes": 6,
+        "equal": 1,
+        "a_any": 3,
+        "a_all_or_equal": 3,
+        "a_all": 1,
+        "b_any": 3,
+        "b_all_or_equal": 3,
+        "b_all": 1,
+    }
+    text = to_markdown(found)
+    assert "| all three | 8 | 5 | 7 | 1 |" in text
+    assert "| of 6 classes with all three defined | a | b |" in text
+    assert "| at least one of the three higher | 3 | 3 |" in text
+    assert "| each of the three higher | 1 | 1 |" in text
+    assert "All three are equal in 1 of them." in text
+
+
+def test_a_clip_of_several_heads_is_right_where_all_are(tmp_path):
+    sides = []
+    for side, verbs, nouns in (("a", "1100", "1110"), ("b", "1111", "1000")):
+        folder = write_run(tmp_path / side)
+        with (folder / "predictions.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["id", "head", "label", "predicted", "error"])
+            for head, hits in (("verb", verbs), ("noun", nouns)):
+                writer.writerows([i, head, "x", "x" if hit == "1" else "y", ""] for i, hit in enumerate(hits))
+            writer.writerows([["4", "verb", "x", "x", ""], ["4", "noun", "", "x", ""]])  # its noun is not known
+            writer.writerow(["5", "", "", "", "cannot be read"])
+        sides.append(read_rows(folder))
+        sides[-1][0]["per_class"] = [
+            {"head": head, "class": "x", "precision": 0.5, "recall": 0.5, "f1": 0.5} for head in ("verb", "noun")
+        ]
+    found = compare(*sides, "a", "b")
+    clips = found["clips"]
+    assert (clips["clips"], clips["a_better"], clips["b_better"]) == (4, 1, 0)  # of the verbs alone, b would be better
+    assert "Clips (right: verb and noun are): of 4" in to_markdown(found)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_what_was_run_is_found_from_any_folder(relative, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_recipe(tmp_path / "mine.py")
+    out = Path("bench") if relative else tmp_path / "bench"
+    benchmark(["mine.py"], out, say=lambda line: None)
+    (tmp_path / "elsewhere" / "runs").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "bench").rename(tmp_path / "moved")
+    found = read_rows("../moved")
+    assert compare(found, found, "a", "b")["clips"]["clips"] == 24
+
+
+def test_an_older_benchmark_is_found_from_where_it_was_called(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    row = read_row(write_run(Path("bench/runs/mine/seed0")) / "report.json", "mine", "mine")
+    Path("bench/results.json").write_text(json.dumps({"runs": [row]}))
+    assert row["folder"] == "bench/runs/mine/seed0"
+    found = read_rows("bench")
+    assert compare(found, found, "a", "b")["clips"]["clips"] == 24
 
 
 def test_folds_are_the_unit_not_their_seeds(tmp_path):
