@@ -34,7 +34,8 @@ class PeakMemory:
 
     def __enter__(self) -> Self:
         if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+            if torch.cuda.is_initialized():  # else PyTorch refuses, and there is no peak yet
+                torch.cuda.reset_peak_memory_stats(self.device)
             return self
         self._sampler = None if _reset_high_water_mark() else _Sampler()
         return self

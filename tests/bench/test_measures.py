@@ -1,3 +1,5 @@
+import subprocess
+import sys
 import time
 
 import pytest
@@ -75,6 +77,41 @@ def test_sampled_memory_sees_it_too() -> None:
     assert with_block is not None
     assert without is not None
     assert with_block - without > 200 * 2**20
+
+
+def test_nothing_is_reset_on_cuda_before_anything_ran_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch refuses it before CUDA is initialised, which a run's training does first."""
+    initialised: list[bool] = []
+
+    def reset(device: torch.device) -> None:
+        if not initialised:
+            raise RuntimeError("Invalid device argument 0: did you call init?")
+        initialised.append(True)
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: bool(initialised))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 2**30)
+    with PeakMemory("cuda") as first:
+        initialised.append(True)
+    assert first.peak_bytes == 2**30
+    with PeakMemory("cuda"):
+        assert len(initialised) == 2, "the peak of what ran before"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_peak_memory_on_cuda_in_a_process_that_has_not_used_it() -> None:
+    lines = """
+import torch
+from lightning_har.bench.memory import PeakMemory
+with PeakMemory("cuda:0") as large:
+    block = torch.ones(64, 1024, 1024, device="cuda:0")
+    del block
+with PeakMemory("cuda:0") as small:
+    pass
+print(large.peak_bytes - small.peak_bytes)
+"""
+    done = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == 256 * 2**20
 
 
 def test_latency_times_the_pass() -> None:
