@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_har._lightning import interruptible, make_trainer
 from lightning_har.bench.cost import Cost, count_macs, count_parameters, example_video, select
 from lightning_har.bench.latency import Latency, measure_latency, measure_reading
@@ -88,9 +86,12 @@ def protocol(datamodule: Any, module: ActionRecognizer) -> Protocol:
 
 
 def measure(
-    module: ActionRecognizer, outputs: CollectOutputs, device: torch.device, checkpoint: Path | None
+    module: ActionRecognizer, outputs: CollectOutputs, trainer: Any, checkpoint: Path | None
 ) -> tuple[Cost, Latency | None]:
-    """Sizes and speed, on the clips that the test began with; without a test, on a black one."""
+    """Sizes and speed, on the clips that the test began with; without a test, on a black one.
+
+    Timed on the Trainer's device in its precision.
+    """
     parameters, trainable = count_parameters(module)
     macs, latency = None, None
     if checkpoint is not None and not checkpoint.is_file():  # a Trainer that was told to write none
@@ -99,10 +100,11 @@ def measure(
     if example is None and module.spec is not None:
         example = example_video(module.spec)
     if example is not None:
-        module.to(device)
+        module.to(trainer.strategy.root_device)
         clip = select(example, slice(1))
         macs = count_macs(module, clip)
-        latency = measure_latency(module, clip, batch=example, budget_s=2.0)
+        precision = trainer.precision_plugin.forward_context
+        latency = measure_latency(module, clip, batch=example, budget_s=2.0, context=precision)
     cost: Cost = {
         "parameters": parameters,
         "trainable_parameters": trainable,
@@ -181,7 +183,7 @@ def score_checkpoint(
         tester.test(module, datamodule=datamodule, verbose=False)
     measured = {key: float(value) for key, value in tester.callback_metrics.items()}
     heads = predictions_by_head(outputs, module.class_names)
-    cost, latency = measure(module, outputs, device, weights_of(checkpoint))
+    cost, latency = measure(module, outputs, tester, weights_of(checkpoint))
     report: Report = {
         "schema_version": SCHEMA_VERSION,
         "recipe": str(checkpoint),

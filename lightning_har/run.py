@@ -208,7 +208,7 @@ def _run_one(
         covered = f"the scores cover the other {len(outputs.ids)}"
         _say(f"{len(outputs.failures)} test videos could not be read, {covered}: {shown}")
 
-    cost, latency = measure(module, outputs, device, folder / BEST)
+    cost, latency = measure(module, outputs, trainer, folder / BEST)
     reading = measure_reading(datamodule.dataset("test")) if outputs.ids else None
     report: Report = {
         "schema_version": SCHEMA_VERSION,

@@ -2,9 +2,12 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from lightning_har import evaluate
 from lightning_har._lightning import Trainer
 from lightning_har.bench.report import read_report
 from lightning_har.cli.main import main
@@ -38,6 +41,24 @@ def test_data_that_lists_its_classes_in_another_order(tmp_path: Path) -> None:
         assert row["label"] == row["id"].split("/")[0]
     right = sum(row["label"] == row["predicted"] for row in rows) / len(rows)
     assert report["metrics"]["test"]["action"]["video"]["top1"] == pytest.approx(right)
+
+
+def test_the_latency_is_that_of_the_precision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    under_autocast: list[bool] = []
+    measure_latency = evaluate.measure_latency
+
+    def watched(module: CNNRNNModule, *args: Any, **kwargs: Any) -> Any:
+        module.register_forward_pre_hook(lambda *_: under_autocast.append(torch.is_autocast_enabled("cpu")))
+        return measure_latency(module, *args, **kwargs | {"budget_s": 0.0})
+
+    monkeypatch.setattr(evaluate, "measure_latency", watched)
+    write_fake_folder(tmp_path / "clips", clips=3)
+    path = checkpoint(tmp_path, ("clap", "wave"))
+    trainer = {"accelerator": "cpu", "precision": "bf16-mixed"}
+    report = score_checkpoint(path, str(tmp_path / "clips"), tmp_path / "out", num_workers=0, trainer=trainer)
+    assert report["latency"] is not None
+    assert len(under_autocast) == 8, "two series of one pass to warm up and three timed"
+    assert all(under_autocast)
 
 
 def test_other_classes_are_refused(tmp_path: Path) -> None:

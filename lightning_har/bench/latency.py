@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypedDict
 
 import torch
@@ -21,7 +22,14 @@ class Latency(TypedDict):
     clips_per_s: float
 
 
-def measure_latency(module: nn.Module, video: Video, *, batch: Video | None = None, budget_s: float = 5.0) -> Latency:
+def measure_latency(
+    module: nn.Module,
+    video: Video,
+    *,
+    batch: Video | None = None,
+    budget_s: float = 5.0,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> Latency:
     """Time forward passes on the module's own device.
 
     A pass covers the copy to the device, scaling, normalisation and the network; one pass before each series
@@ -32,13 +40,14 @@ def measure_latency(module: nn.Module, video: Video, *, batch: Video | None = No
         video: A clip with B = 1, on the CPU.
         batch: A batch for ``clips_per_s``; None takes ``video`` again.
         budget_s: Seconds for each of the two series.
+        context: Entered anew for each pass, such as the autocast of a Trainer's ``precision_plugin.forward_context``.
     """
     training = module.training
     module.eval()
     try:
         with torch.inference_mode():
-            single = _times(module, video, budget_s)
-            batched = single if batch is None else _times(module, batch, budget_s)
+            single = _times(module, video, budget_s, context)
+            batched = single if batch is None else _times(module, batch, budget_s, context)
     finally:
         module.train(training)
     clips = _length(video if batch is None else batch)
@@ -70,17 +79,23 @@ def _percentiles(times: Sequence[float]) -> tuple[float, float]:
     return 1000 * p50, 1000 * p95
 
 
-def _times(module: nn.Module, video: Video, budget_s: float) -> list[float]:
+def _times(
+    module: nn.Module, video: Video, budget_s: float, context: Callable[[], AbstractContextManager[Any]]
+) -> list[float]:
     device = device_of(module)
     synchronize = _synchronizer(device)
     times: list[float] = []
-    module(move(video, device))
-    synchronize()
+
+    def forward() -> None:
+        with context():
+            module(move(video, device))
+        synchronize()
+
+    forward()
     started = time.perf_counter()
     while len(times) < 3 or (len(times) < 50 and time.perf_counter() - started < budget_s):
         begin = time.perf_counter()
-        module(move(video, device))
-        synchronize()
+        forward()
         times.append(time.perf_counter() - begin)
     return times
 
