@@ -17,7 +17,7 @@ from lightning_har.edge.bundle import _requirements, bundle
 from lightning_har.edge.live import LiveSource
 from lightning_har.edge.live import main as run_bundle
 from lightning_har.edge.runtime import MANIFEST, Converter, Recognizer, digest_of, load_bundle, read_clip
-from lightning_har.errors import ConfigError, DataError
+from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.spec import InputSpec, Sampling
 
 
@@ -314,7 +314,7 @@ def test_a_lost_camera_is_connected_again_with_growing_pauses():
     assert source.reconnects >= 3
 
 
-def test_a_stalled_stream_is_told_and_ends_cleanly():
+def test_a_stall_of_what_is_not_tried_again_is_told_and_ends_cleanly():
     release = threading.Event()
     said: list[str] = []
 
@@ -328,6 +328,88 @@ def test_a_stalled_stream_is_told_and_ends_cleanly():
     threading.Timer(0.35, release.set).start()
     assert list(frames) == []
     assert any("no frame for" in text for text in said)
+
+
+def test_a_camera_that_hangs_is_left_behind_and_opened_again():
+    """What its thread reads once it wakes up, after another has taken over, is not shown."""
+    wake = threading.Event()
+    woke = threading.Event()
+    said: list[str] = []
+    attempts: list[float] = []
+
+    def connect():
+        attempts.append(time.perf_counter())
+        if len(attempts) == 1:
+            wake.wait(60)
+            try:
+                yield "old"
+                yield "older"
+            finally:
+                woke.set()
+        elif len(attempts) == 2:
+            wake.wait(60)  # hangs too
+        else:
+            yield "new"
+            assert woke.wait(60)
+            time.sleep(0.1)
+            yield "newer"
+
+    source = LiveSource(connect, "camera", said.append, stall=0.3, backoff=0.05)
+    frames = iter(source)
+    assert next(frames)[0] == "new"
+    assert source.reconnects == 2
+    wake.set()
+    assert next(frames)[0] == "newer"
+    source.close()
+    assert sum("no frame for 0.3 s" in text and "again in" in text for text in said) >= 2
+    assert np.diff(attempts[:3]).min() > 0.3
+    assert source.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConfigError("give an address"), ConfigError),
+        (ZeroDivisionError("a mistake of ours"), ZeroDivisionError),
+    ],
+)
+def test_what_trying_again_would_not_help_is_raised(error, kind):
+    said: list[str] = []
+
+    def connect():
+        yield 1
+        raise error
+
+    frames = iter(LiveSource(connect, "camera", said.append, backoff=0.01, seconds=60))
+    assert next(frames)[0] == 1
+    with pytest.raises(kind, match=str(error)):
+        next(frames)
+    assert said == []
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_camera_that_never_opens_is_an_error(hangs):
+    def connect():
+        if hangs:
+            threading.Event().wait(5)
+        raise OSError("no such device")
+        yield
+
+    words = "gave no frame in 0.5 s" if hangs else "no such device"
+    with pytest.raises((DecodeError, OSError), match=words):
+        list(LiveSource(connect, "camera", lambda text: None, backoff=0.05, seconds=0.5))
+
+
+def test_a_camera_that_never_opens_is_a_message_and_no_success(made, capsys):
+    assert run_bundle(["tcp://127.0.0.1:1", "--seconds", "0.3"], folder=made) == 2
+    assert "error: tcp://127.0.0.1:1: Connection refused" in capsys.readouterr().err
+
+
+def test_an_address_of_no_known_kind_is_refused_at_once(made, capsys):
+    assert run_bundle(["rstp://camera/1"], folder=made) == 2
+    said = capsys.readouterr().err
+    assert "error: rstp://camera/1" in said
+    assert "again in" not in said
 
 
 def test_a_stream_over_the_network_that_breaks_off_is_connected_again(made, video):
