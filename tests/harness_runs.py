@@ -36,7 +36,7 @@ def write_recipe(path, *, body="", right="12"):
     return path
 
 
-def write_run(folder, seed=0, *, right=12, clips=24, fold=None, names=NAMES, macs=1000, digest="d"):
+def write_run(folder, seed=0, *, right=12, clips=24, fold=None, names=NAMES, macs=1000, digest="d", protocol=None):
     """A run's folder: the first ``right`` of ``clips`` videos are named rightly, the rest one class on."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = [i % len(names) for i in range(clips)]
@@ -73,6 +73,7 @@ def write_run(folder, seed=0, *, right=12, clips=24, fold=None, names=NAMES, mac
             "sampling": {"scheme": "uniform", "num_frames": 4},
             "views": 1,
             "crop": "full",
+            **(protocol or {}),
         },
         "files": {"scored": clips, "skipped": 0},
         "metrics": {"test": {"action": {"video": {"top1": right / clips, "loss": 1.0}}}},

@@ -93,7 +93,7 @@ COLUMNS = (
 )
 
 
-def columns_of(summaries: Sequence[Row]) -> list[Column]:
+def columns_of(summaries: Sequence[Row], rows: Sequence[Row]) -> list[Column]:
     """The columns, beside each measured number the reported one where a study has one.
 
     A metric that only a study names, such as the top-1 of verbs, has its two columns where it was measured.
@@ -102,6 +102,8 @@ def columns_of(summaries: Sequence[Row]) -> list[Column]:
     columns = []
     for column in COLUMNS:
         columns.append(column)
+        if column.head == "clips":
+            columns.append(_protocol_column(rows))
         if column.metric in figures or column.metric == "top1":
             columns.append(_reported(column))
     known = {column.metric for column in columns}
@@ -124,18 +126,28 @@ _MARKDOWN = (
 
 
 def conditions(rows: Sequence[Row]) -> list[str]:
-    """How the numbers came about: a line for each that differs between runs, on machine, versions, data."""
-    told = [row["identity"] for row in rows if row["identity"] is not None]
+    """How the numbers came about, on what machine, versions and data: where runs differ, a line each, with whose it is.
+
+    Protocols are numbered, as the tables refer to them.
+    """
+    told = [(row["name"], row["identity"]) for row in rows if row["identity"] is not None]
+    called = [(row["name"], " ".join(row["arguments"])) for row in rows if row.get("arguments")]
     lines: list[str] = []
     for label, texts in (
-        ("machine", [_machine(t["hardware"]) for t in told]),
-        ("data", [f"{t['protocol']['data']}, {t['protocol']['split'].split(',')[0]}" for t in told]),
-        ("protocol", [_protocol(t["protocol"]) for t in told]),
-        ("versions", [", ".join(f"{k} {v}" for k, v in t["versions"].items()) for t in told]),
-        ("commit", [t["commit"] or "not a checkout" for t in told]),
-        ("called with", [" ".join(row["arguments"]) for row in rows if row.get("arguments")]),
+        ("machine", [(name, _machine(t["hardware"])) for name, t in told]),
+        ("data", [(name, f"{t['protocol']['data']}, {t['protocol']['split'].split(',')[0]}") for name, t in told]),
+        ("versions", [(name, ", ".join(f"{k} {v}" for k, v in t["versions"].items())) for name, t in told]),
+        ("commit", [(name, t["commit"] or "not a checkout") for name, t in told]),
+        ("called with", called),
     ):
-        lines += [f"{label}: {text}" for text in dict.fromkeys(texts)]
+        names: dict[str, dict[str, None]] = {}
+        for name, text in texts:
+            names.setdefault(text, {})[name] = None
+        several = len(names) > 1
+        lines += [
+            f"{label}: {text}" + (f" (of {', '.join(whose)})" if several else "") for text, whose in names.items()
+        ]
+    lines += [f"protocol {number}: {text}" for text, number in _protocols(rows).items()]
     seeds = sorted({row["seed"] for row in rows if row["seed"] is not None})
     folds = sorted({row["fold"] for row in rows if row["fold"] is not None})
     return [*lines, f"seeds: {', '.join(map(str, seeds))}" + (f"; folds: {', '.join(folds)}" if folds else "")]
@@ -147,12 +159,35 @@ def _machine(hardware: Mapping[str, Any]) -> str:
     return f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['threads']} threads, {where}"
 
 
+def _protocols(rows: Sequence[Row]) -> dict[str, int]:
+    """Every protocol that a run had, with its number."""
+    texts = dict.fromkeys(_protocol(row["identity"]["protocol"]) for row in rows if row["identity"] is not None)
+    return {text: number for number, text in enumerate(texts, start=1)}
+
+
 def _protocol(protocol: Mapping[str, Any]) -> str:
     sampling = protocol["sampling"] or {}
     if sampling and all(isinstance(v, Mapping) for v in sampling.values()):
         sampling = next(iter(sampling.values()))
     frames = sampling.get("num_frames") or "all stored"
-    return f"{frames} frames {sampling.get('scheme', '')}, {protocol['views']} view(s), crop {protocol['crop']}"
+    told = f"{frames} frames {sampling.get('scheme', '')}, {protocol['views']} view(s), crop {protocol['crop']}"
+    loading = {"batches of {}": "batch_size", "precision {}": "precision", "{} worker(s)": "num_workers"}
+    known = [text.format(protocol[key]) for text, key in loading.items() if protocol.get(key) is not None]
+    return ", ".join([told, *known])
+
+
+def _protocol_column(rows: Sequence[Row]) -> Column:
+    """The number of each model's protocol in the list below the table; of runs that differ, all of theirs."""
+    numbers = _protocols(rows)
+    of: dict[str, dict[int, None]] = {}
+    for row in rows:
+        if row["identity"] is not None:
+            of.setdefault(row["name"], {})[numbers[_protocol(row["identity"]["protocol"])]] = None
+
+    def text(s: Row) -> str:
+        return ", ".join(map(str, of.get(s["name"], ()))) or "–"
+
+    return Column("protocol", lambda s: next(iter(of.get(s["name"], ())), None), text, "see the conditions, below")
 
 
 MEASURES = (
@@ -167,7 +202,7 @@ def markdown(title: str, summaries: Sequence[Row], rows: Sequence[Row]) -> str:
     """The table of models, failures and notes below it, and the conditions."""
     figures = _metrics_reported(summaries)
     left_out = {c.head for c in COLUMNS if c.metric not in figures} - set(_MARKDOWN)
-    columns = [c for c in columns_of(summaries) if c.head not in left_out]
+    columns = [c for c in columns_of(summaries, rows) if c.head not in left_out]
     lines = [f"# {title}", "", MEASURES, "", " | ".join(["", *(c.head for c in columns), ""]).strip()]
     lines.append("|" + " --- |" * len(columns))
     for s in summaries:
@@ -175,13 +210,13 @@ def markdown(title: str, summaries: Sequence[Row], rows: Sequence[Row]) -> str:
         if s["errors"] and not s["runs"]:
             cells = [s["name"], "failed", *["–"] * (len(columns) - 2)]
         lines.append(" | ".join(["", *cells, ""]).strip())
-    lines += ["", *_remarks(summaries), "", *(f"- {line}" for line in conditions(rows)), ""]
+    lines += ["", *_remarks(summaries, rows), "", *(f"- {line}" for line in conditions(rows)), ""]
     return "\n".join(lines)
 
 
-def _remarks(summaries: Sequence[Row]) -> list[str]:
+def _remarks(summaries: Sequence[Row], rows: Sequence[Row]) -> list[str]:
     lines = []
-    columned = {c.metric for c in columns_of(summaries)}
+    columned = {c.metric for c in columns_of(summaries, rows)}
     for s in summaries:
         lines += [f"- {s['name']} failed: {error.splitlines()[0]}" for error in s["errors"]]
         lines += [f"- {s['name']}: {note}" for note in s["notes"]]
@@ -261,8 +296,8 @@ def write_page(
         confusions: PNGs by model.
         path: Of the page.
     """
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(MEASURES)}</p>", _table(summaries)]
-    remarks = _remarks(summaries)
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(MEASURES)}</p>", _table(summaries, rows)]
+    remarks = _remarks(summaries, rows)
     if remarks:
         parts += ["<h2>Remarks</h2><ul>", *(f"<li>{html.escape(r.removeprefix('- '))}</li>" for r in remarks), "</ul>"]
     if pictures:
@@ -285,8 +320,8 @@ def _cell(value: Any, text: str, css: str = "") -> str:
     return f'<td data-value="{sort}"{f" class={css}" if css else ""}>{html.escape(text)}</td>'
 
 
-def _table(summaries: Sequence[Row]) -> str:
-    columns = columns_of(summaries)
+def _table(summaries: Sequence[Row], rows: Sequence[Row]) -> str:
+    columns = columns_of(summaries, rows)
     head = "".join(f'<th title="{html.escape(c.title)}">{html.escape(c.head)}</th>' for c in columns)
     body = []
     for s in summaries:
@@ -341,7 +376,10 @@ def _per_class(name: str, rows: Sequence[Row]) -> str:
 
 def _runs(rows: Sequence[Row]) -> str:
     keys = ("top1", "top5", "f1_macro", "train_peak_bytes", "test_peak_bytes", "p50_ms", "epoch_s", "epochs")
-    head = "".join(f"<th>{k}</th>" for k in ("model", "seed", "fold", "clips", "unread", *keys, "note"))
+    how = {"batch": "batch_size", "precision": "precision", "workers": "num_workers"}
+    names = ("model", "seed", "fold", "clips", "unread", *keys, "protocol", *how, "note")
+    head = "".join(f"<th>{name}</th>" for name in names)
+    numbers = _protocols(rows)
     body = []
     for row in rows:
         fixed = [
@@ -349,6 +387,9 @@ def _runs(rows: Sequence[Row]) -> str:
         ]
         values = [row["values"].get(k) for k in keys]
         cells = [_cell(v, "–" if v is None else f"{v:,.4g}" if abs(v) < 1e4 else f"{v:,.0f}") for v in values]
+        protocol = row["identity"]["protocol"] if row["identity"] is not None else {}
+        told = [numbers[_protocol(protocol)] if protocol else None, *(protocol.get(key) for key in how.values())]
+        cells += [_cell(v, "–" if v is None else str(v)) for v in told]
         said = row["error"] or row["note"] or ""
         body.append(f"<tr>{''.join([*fixed, *cells, _cell(said or None, said, 'words')])}</tr>")
     return _wide(head, body)

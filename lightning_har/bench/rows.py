@@ -237,14 +237,16 @@ def write_csv(rows: Sequence[Row], path: Path) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         fixed = ["name", "seed", "fold", "error", "note", "clips", "skipped"]
-        identity = ["data", "split", "views", "crop", "sampling", "file_list_sha256", "accelerator", "cpu", "threads"]
+        how = ["batch_size", "precision", "num_workers"]  # of which older reports do not speak
+        identity = ["data", "split", "views", "crop", *how, "sampling", "file_list_sha256"]
+        identity += ["accelerator", "cpu", "threads"]
         writer.writerow([*fixed, *names, *identity, "versions", "commit"])
         for row in rows:
             told = row["identity"]
             who: list[Any] = [""] * (len(identity) + 2)
             if told is not None:
                 protocol, machine = told["protocol"], told["hardware"]
-                who = [protocol[k] for k in ("data", "split", "views", "crop")]
+                who = [protocol[k] for k in ("data", "split", "views", "crop")] + [protocol.get(k) for k in how]
                 who += [json.dumps(protocol["sampling"], sort_keys=True), protocol["file_list_sha256"]]
                 who += [machine[k] for k in ("accelerator", "cpu", "threads")]
                 who += ["; ".join(f"{k} {v}" for k, v in told["versions"].items()), told["commit"]]

@@ -1,5 +1,6 @@
 """The HTML page in a browser: columns sort, failures stay readable, nothing is fetched."""
 
+import csv
 import os
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 from harness_runs import write_run
 
 from lightning_har.bench.page import markdown, write_page
-from lightning_har.bench.rows import read_row, summarize
+from lightning_har.bench.rows import read_row, summarize, write_csv
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -59,6 +60,42 @@ def test_what_is_reported_stands_beside_what_is_measured(tmp_path):
     assert "- o: its study gives no figure\n" in markdown("T", summaries, [row])
     write_page("T", summaries, [row], {}, {}, tmp_path / "p.html")
     assert '<td data-value="0.9297" class=reported>93.0 (table 1)</td>' in (tmp_path / "p.html").read_text()
+
+
+def cells_of(text):
+    """Of each model its cells, by the head of their column."""
+    head, _, *lines = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    return {cells[0]: dict(zip(head, cells, strict=True)) for cells in lines}
+
+
+def test_each_row_says_whose_protocol_it_had(tmp_path):
+    rows = []
+    how = {"batch_size": 8, "precision": "bf16-mixed", "num_workers": 3}
+    for name, seed, protocol in (("old", 0, {}), ("new", 0, how), ("new", 1, {**how, "batch_size": 5})):
+        folder = write_run(tmp_path / f"{name}{seed}", seed, protocol=protocol)
+        rows.append(read_row(folder / "report.json", name, name))
+    rows[2]["identity"]["commit"] = "def"
+    rows.append({**rows[0], "name": "bad", "recipe": "bad", "error": "killed", "values": {}, "identity": None})
+    summaries = summarize(rows, {})
+    text = markdown("T", summaries, rows)
+    cells = cells_of(text)
+    assert [cells[name]["protocol"] for name in ("old", "new", "bad")] == ["1", "2, 3", "–"]
+    assert "- protocol 1: 4 frames uniform, 1 view(s), crop full\n" in text
+    told = "4 frames uniform, 1 view(s), crop full, batches of {}, precision bf16-mixed, 3 worker(s)\n"
+    assert f"- protocol 2: {told.format(8)}" in text
+    assert f"- protocol 3: {told.format(5)}" in text
+    assert "- commit: abc (of old, new)\n- commit: def (of new)\n" in text
+    assert "- machine: c, 2 cores, 1 threads, no accelerator\n" in text  # the same for all
+
+    write_page("T", summaries, rows, {}, {}, tmp_path / "p.html")
+    page = (tmp_path / "p.html").read_text()
+    for shown in ("<th>batch</th><th>precision</th><th>workers</th>", '"bf16-mixed">bf16-mixed<', ">2, 3<"):
+        assert shown in page
+    write_csv(rows, tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    found = [(line["batch_size"], line["precision"], line["num_workers"]) for line in lines]
+    assert found == [("", "", ""), ("8", "bf16-mixed", "3"), ("5", "bf16-mixed", "3"), ("", "", "")]
 
 
 @pytest.mark.slow
