@@ -15,6 +15,7 @@ from lightning_har.bench.memory import PeakMemory
 from lightning_har.bench.predictions import Predictions, write_classification_report, write_predictions
 from lightning_har.bench.report import SCHEMA_VERSION, Protocol, Report, commit, hardware, versions, write_report
 from lightning_har.callbacks import CollectOutputs, RunProgress
+from lightning_har.data.features import FeatureDataModule
 from lightning_har.data.manifest import same_classes
 from lightning_har.data.named import data_factory
 from lightning_har.errors import ConfigError
@@ -61,8 +62,8 @@ def predictions_by_head(outputs: CollectOutputs, names: ClassNames | None) -> di
     return found
 
 
-def protocol(datamodule: Any, module: ActionRecognizer) -> Protocol:
-    """On what, and how, the data module has the module tested."""
+def protocol(datamodule: Any, module: ActionRecognizer, trainer: Any) -> Protocol:
+    """On what, and how, the data module has the module tested, and under what its costs are measured."""
     sampling = datamodule.eval_sampling
     if isinstance(sampling, Mapping):
         one = next(iter(sampling.values()))
@@ -74,6 +75,7 @@ def protocol(datamodule: Any, module: ActionRecognizer) -> Protocol:
     test = datamodule.manifests.get("test")
     fold = getattr(datamodule, "fold", None)
     split = "none" if test is None else "test"
+    loader = trainer.train_dataloader if trainer.train_dataloader is not None else trainer.test_dataloaders
     return {
         "data": type(datamodule).__name__,
         "split": split if fold is None else f"{split}, fold {fold}",
@@ -82,6 +84,9 @@ def protocol(datamodule: Any, module: ActionRecognizer) -> Protocol:
         "views": one.num_views,
         "crop": one.crop,
         "coverage": datamodule.coverage or None,
+        "batch_size": datamodule.batch_size,
+        "precision": str(trainer.precision),
+        "num_workers": getattr(loader, "num_workers", 0),
     }
 
 
@@ -175,6 +180,11 @@ def score_checkpoint(
     check_classes(module, datamodule.class_names, str(checkpoint))
     if "test" not in datamodule.manifests:
         raise ConfigError(f"{data} has no test clips")
+    if module.spec is None and not isinstance(datamodule, FeatureDataModule):
+        raise ConfigError(
+            f"{checkpoint} takes stored features, not clips; give --data features:DIR, extracted as those that it was "
+            "trained on (`lightning-har extract`)"
+        )
     datamodule.spec = module.spec
     if module.eval_sampling is not None:
         datamodule.eval_sampling = module.eval_sampling
@@ -191,7 +201,7 @@ def score_checkpoint(
         "versions": versions(),
         "hardware": hardware(device),
         "seed": None,
-        "protocol": protocol(datamodule, module),
+        "protocol": protocol(datamodule, module, tester),
         "files": {"scored": len(outputs.ids), "skipped": len(outputs.failures)},
         "metrics": {"test": split_scores(measured, "test_", module)},
         "cost": cost,

@@ -217,7 +217,7 @@ def _run_one(
         "versions": versions(),
         "hardware": hardware(device),
         "seed": args.seed,
-        "protocol": protocol(datamodule, module),
+        "protocol": protocol(datamodule, module, trainer),
         "files": {"scored": len(outputs.ids), "skipped": len(outputs.failures)},
         "metrics": scores,
         "cost": cost,

@@ -57,6 +57,8 @@ def test_the_latency_is_that_of_the_precision(tmp_path: Path, monkeypatch: pytes
     trainer = {"accelerator": "cpu", "precision": "bf16-mixed"}
     report = score_checkpoint(path, str(tmp_path / "clips"), tmp_path / "out", num_workers=0, trainer=trainer)
     assert report["latency"] is not None
+    told = report["protocol"]
+    assert (told["batch_size"], told["precision"], told["num_workers"]) == (8, "bf16-mixed", 0)
     assert len(under_autocast) == 8, "two series of one pass to warm up and three timed"
     assert all(under_autocast)
 

@@ -74,7 +74,11 @@ def test_a_run_writes_what_it_promises(call: Any, tmp_path: Path) -> None:
         "schema_version", "recipe", "commit", "versions", "hardware", "seed", "protocol", "files", "metrics", "cost",
         "memory", "latency", "reading", "note", "runs",
     }  # fmt: skip
-    assert set(report["protocol"]) == {"data", "split", "file_list_sha256", "sampling", "views", "crop", "coverage"}
+    assert set(report["protocol"]) == {
+        "data", "split", "file_list_sha256", "sampling", "views", "crop", "coverage", "batch_size", "precision",
+        "num_workers",
+    }  # fmt: skip
+    assert [report["protocol"][key] for key in ("batch_size", "precision", "num_workers")] == [6, "32-true", 0]
     assert report["protocol"]["coverage"] is None, "a folder has no list that it could be a part of"
     assert (report["recipe"], report["seed"], report["files"]) == ("tiny", 3, {"scored": 12, "skipped": 0})
     assert report["runs"] == [{key: value for key, value in report.items() if key != "runs"}]

@@ -41,7 +41,9 @@ class Protocol(TypedDict):
     """On what, and how, the score was taken.
 
     ``coverage`` is, by split, how many clips the official list has and how many of them were on disk (Kinetics,
-    EPIC-KITCHENS, MSR DailyActivity3D); None of data that is whole or refused.
+    EPIC-KITCHENS, MSR DailyActivity3D); None of data that is whole or refused. Memory and speed hold for
+    ``batch_size`` (videos, on each device), ``precision`` (the Trainer's) and ``num_workers`` (processes that read for
+    training; for the test where nothing is trained).
     """
 
     data: str
@@ -51,6 +53,9 @@ class Protocol(TypedDict):
     views: int
     crop: str
     coverage: dict[str, Any] | None
+    batch_size: int
+    precision: str
+    num_workers: int
 
 
 class Files(TypedDict):
