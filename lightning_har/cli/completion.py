@@ -12,7 +12,7 @@ EPILOG = """\
 examples:
   eval "$(lightning-har completion bash)"                          in ~/.bashrc
   eval "$(lightning-har completion zsh)"                           in ~/.zshrc, after compinit
-  lightning-har completion fish > ~/.config/fish/completions/lightning-har.fish
+  lightning-har completion fish > ~/.config/fish/completions/lightning-har.fish     (make that folder before)
 """
 
 

@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
     """Add ``zoo`` to the commands."""
     parser = subparsers.add_parser(
         "zoo",
-        help="checkpoints: list, download, verify, convert, build, publish",
+        help="checkpoints: list, info, download, verify, convert, build, publish",
         description="Checkpoints in safetensors, with their cards.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_leaves import all_leaves
 
 import lightning_har
 from lightning_har import Sampling, TSNModule
@@ -134,6 +135,23 @@ def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     if getattr(told.get("data"), "spec", None) is not None:  # what is tested is what `predict` will do
         assert told["data"].eval_sampling == told["module"].eval_sampling
         assert told["data"].train_sampling == told["module"].train_sampling
+
+
+def test_commands_of_a_command_are_listed() -> None:
+    """In the reference, in `lightning-har --help`, and in the command's own line of help, which is the same."""
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    for command in ("data", "zoo"):
+        inner = [name.split()[1] for name in all_leaves() if name.startswith(f"{command} ")]
+        (row,) = re.findall(rf"^\| `{command}` \| (.*) \|$", page, re.MULTILINE)
+        listed = row.partition(": ")[2].split(", ")
+        assert sorted(listed) == sorted(inner)
+        assert COMMANDS[command].partition(": ")[2].split(", ") == listed
+        assert any(action.help == COMMANDS[command] for action in helps(command))
+
+
+def helps(name: str) -> list[Any]:
+    (action,) = (a for a in parser_of(name)._actions if isinstance(a, argparse._SubParsersAction))
+    return action._choices_actions
 
 
 def extra(words: list[str]) -> set[str]:
