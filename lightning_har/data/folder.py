@@ -118,7 +118,7 @@ class VideoFilesDataModule(ActionDataModule):
 def scan_folder(root: str | Path) -> Manifest:
     """The video files of ``root/<class>/**`` or ``root/<split>/<class>/**``, in the order of their paths.
 
-    Hidden files and files that are no videos by their suffix are passed over.
+    Hidden files and files that are no videos by their suffix are passed over, folders of frame pictures too.
 
     Raises:
         DataError: No such folder, no class folders, or class folders without a video.
@@ -145,7 +145,7 @@ def scan_folder(root: str | Path) -> Manifest:
     raise_if(
         empty,
         f"{{count}} class folders of {root.absolute()} have no videos",
-        f"Known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}.",
+        f"Known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}. Folders of frame pictures are named by a CSV: path,label.",
     )
     return Manifest(unique_ids(records, str(root)), names, root)
 

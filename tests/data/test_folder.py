@@ -63,7 +63,10 @@ def test_validation_is_carved_from_training_never_from_test(tmp_path):
     ("files", "message"),
     [
         ([], "has no folders"),
-        (["a/1.mp4", "a/2.mp4", "b/x.txt", "c/y.txt"], "2 class folders of .* have no videos: b; c"),
+        (
+            ["a/1.mp4", "a/2.mp4", "b/x.txt", "c/y.txt"],
+            "2 class folders of .* have no videos: b; c.*pictures .* a CSV",
+        ),
         (["a/1.mp4", "a/2.mp4", "b/1.mp4"], "1 classes of .* have a single clip.*: b"),
     ],
 )
