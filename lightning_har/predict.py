@@ -27,6 +27,19 @@ from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, Logits
 
 
+def require_clips(module: ActionRecognizer) -> None:
+    """Refuse a model that cannot look at video.
+
+    Raises:
+        ConfigError: It was trained on stored features.
+    """
+    if module.spec is None:
+        raise ConfigError(
+            "this model takes stored features, not video: score it on some with `lightning-har test MODEL --data "
+            "features:DIR`, or train a model with a backbone on the clips"
+        )
+
+
 def predict(
     module: ActionRecognizer, files: Sequence[str | Path], *, top: int = 5, batch_size: int = 1
 ) -> list[dict[str, Any]]:
@@ -41,7 +54,11 @@ def predict(
     Returns:
         In order, ``{"file", "predictions": [{"label", "score"}, ...]}`` with softmax scores, best first; with several
         heads, ``predictions`` is such a list by head; ``{"file", "error"}`` for a file that cannot be read.
+
+    Raises:
+        ConfigError: The model takes features, not video.
     """
+    require_clips(module)
     data = VideoFilesDataModule(
         files,
         class_names=module.class_names,
@@ -100,9 +117,9 @@ def predict_windows(
         ConfigError: The model does not take RGB frames; windows that would leave gaps.
     """
     spec, sampling = module.spec, module.eval_sampling or EVAL_SAMPLING
+    require_clips(module)
     if not isinstance(spec, InputSpec) or spec.modality != "rgb" or not isinstance(sampling, Sampling):
-        takes = "features" if spec is None else "optical flow"
-        raise ConfigError(f"--windows reads RGB frames from the file; this model takes {takes}")
+        raise ConfigError("--windows reads RGB frames from the file; this model takes optical flow")
     sampling = replace(sampling, num_clips=1, random=False)
     entries: list[dict[str, Any]] = []
     with quiet_lightning():

@@ -101,6 +101,19 @@ def test_split_keeps_groups_whole_and_is_read_back(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_clips_that_cannot_be_split_are_checked(tmp_path, capsys):
+    """One clip in a class, and a label that only a test has: nothing to train on, but files to look at."""
+    pytest.importorskip("cv2")
+    write_fake_folder(tmp_path / "clips", clips=1)
+    rows = ["clap/clap_00.mp4,clap,train", "wave/gone.mp4,wave,test"]
+    (tmp_path / "clips" / "all.csv").write_text("\n".join(["path,label,split", *rows]))
+    for what, code in ((tmp_path / "clips", 0), (tmp_path / "clips" / "all.csv", 1)):
+        assert data("check", what, "--report", tmp_path / f"{what.stem}.csv", "--workers", 0) == code
+        assert data("flow", what, "--out", tmp_path / what.stem, "--workers", 0) == code
+    assert "gone.mp4" in capsys.readouterr().err
+    assert [row["path"] for row in rows_of(tmp_path / "all.csv")] == ["clap/clap_00.mp4", "wave/gone.mp4"]
+
+
 def test_flow_is_stored_for_the_data_module(tmp_path, capsys):
     pytest.importorskip("cv2")
     write_fake_folder(tmp_path / "clips", clips=2)

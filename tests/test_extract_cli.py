@@ -9,6 +9,7 @@ from lightning_har.cli.main import main
 from lightning_har.data.fake import write_fake_folder
 from lightning_har.data.features import FeatureDataModule
 from lightning_har.data.ucf101 import UCF101DataModule
+from lightning_har.modules.cnn_rnn import CNNRNNModule
 
 SMALL = ["--model", "mobilenetv2_050", "--weights", "none", "--frames", "3", "--size", "32", "--num-workers", "0"]
 
@@ -55,6 +56,23 @@ def test_a_folder_a_csv_with_folds_and_an_official_data_set(tmp_path, capsys):
 def test_wrong_arguments_end_in_two_with_a_message(tmp_path, capsys, arguments, message):
     assert main(["extract", *SMALL, *arguments, "--out", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_trained_model_by_its_folder_and_its_name_in_the_zoo(tmp_path, monkeypatch, capsys):
+    write_fake_folder(tmp_path / "clips", clips=4)
+    module = CNNRNNModule(2, backbone="mobilenetv2_050", temporal="avg", pretrained=False, num_frames=3, input_size=32)
+    module.save_pretrained(tmp_path / "zoo" / "small")
+    monkeypatch.setenv("LIGHTNING_HAR_ZOO", str(tmp_path / "zoo"))
+    found = []
+    for model in (str(tmp_path / "zoo" / "small"), "small"):
+        out = tmp_path / f"of {len(found)}"
+        call = ["extract", "--model", model, "--data", str(tmp_path / "clips"), "--num-workers", "0"]
+        assert main([*call, "--out", str(out)]) == 0
+        found.append(np.load(out / "wave" / "wave_00.npy"))
+    assert found[0].shape == (3, 1280)
+    assert np.array_equal(*found)
+    assert main([*call, "--out", str(tmp_path / "no"), "--frames", "4"]) == 2
+    assert "says its own" in capsys.readouterr().err
 
 
 def test_an_unreadable_clip_is_reported_with_exit_code_one(tmp_path, capsys):

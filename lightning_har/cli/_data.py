@@ -53,6 +53,21 @@ def open_data(
     return module
 
 
+def require_files(data: ActionDataModule, text: str) -> None:
+    """Refuse data that are no files of video.
+
+    Raises:
+        ConfigError: They are shards or features.
+    """
+    from lightning_har.data.features import FeatureDataModule
+    from lightning_har.data.shards import ShardDataModule
+
+    if isinstance(data, ShardDataModule):
+        raise ConfigError(f"{data.root} holds shards; give the files that the shards were written from")
+    if isinstance(data, FeatureDataModule):
+        raise ConfigError(f"{text} holds features; give the clips that they were made from")
+
+
 def draw_samples(text: str, model: str | None, path: Path, split: str = "train", flow_root: str | None = None) -> None:
     """Draw what a model is fed of some clips, after sampling and transforms: ``data show`` and ``show samples``.
 

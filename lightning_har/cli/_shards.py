@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from lightning_har.cli._data import open_data
+from lightning_har.cli._arguments import above_zero
+from lightning_har.cli._data import open_data, require_files
 from lightning_har.data.named import HELP
 
 
@@ -18,7 +19,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument("data", metavar="DATA", help=HELP)
     parser.add_argument("--out", required=True, metavar="DIR", help="where the shards go")
     parser.add_argument("--split", metavar="N", help="official split of NAME:DIR")
-    parser.add_argument("--size", type=float, default=1000, metavar="MB", help="of a shard, about (default: 1000)")
+    parser.add_argument("--size", type=above_zero, default=1000, metavar="MB", help="of a shard, about (default: 1000)")
     parser.add_argument("--skip-errors", action="store_true", help="leave out and report files that cannot be opened")
     parser.set_defaults(function=_main)
     return parser
@@ -29,6 +30,7 @@ def _main(args: argparse.Namespace) -> int:
     from lightning_har.data.shards import write_shards
 
     data = open_data(args.data, split=args.split, on_error="skip" if args.skip_errors else "raise")
+    require_files(data, args.data)
     data.prepare_data()
     done = write_shards(
         data, args.out, shard_bytes=round(args.size * 1e6), workers=args.workers, engine=args.engine

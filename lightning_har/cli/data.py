@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_har._files import whole_file
 from lightning_har.cli import _shards
-from lightning_har.cli._data import dataset_class, open_data
+from lightning_har.cli._arguments import PICTURES, above_zero, check_device, check_output, positive, whole
+from lightning_har.cli._data import dataset_class, open_data, require_files
 from lightning_har.cli.main import give_examples
 from lightning_har.data.named import DATASETS, HELP
 from lightning_har.errors import ConfigError, DataError, DecodeError
 
 if TYPE_CHECKING:
-    from lightning_har.data.datamodule import ActionDataModule
     from lightning_har.data.manifest import Manifest
 
 EPILOG = f"""\
@@ -77,19 +77,21 @@ def add_parser(subparsers: Any) -> None:
     prepare.add_argument("name", metavar="NAME|folder", help="folder: re-encode DIR, whatever it holds")
     prepare.add_argument("folder", metavar="DIR")
     prepare.add_argument("--reencode", metavar="OUT", help="write the videos again, smaller, into this folder")
-    prepare.add_argument("--short-side", type=int, default=256, metavar="PIXELS", help="of those (default: 256)")
-    prepare.add_argument("--keyframes", type=int, default=12, metavar="N", help="one every N frames (default: 12)")
-    prepare.add_argument("--quality", type=int, default=20, metavar="CRF", help="x264's, less is better (default: 20)")
+    prepare.add_argument("--short-side", type=positive, default=256, metavar="PIXELS", help="of those (default: 256)")
+    prepare.add_argument("--keyframes", type=positive, default=12, metavar="N", help="one every N frames (default: 12)")
+    prepare.add_argument(
+        "--quality", type=whole, default=20, metavar="CRF", help="x264's, less is better (default: 20)"
+    )
     _add_engine(prepare)
     prepare.set_defaults(function=_prepare)
 
     check = commands.add_parser("check", help="decode every file: corrupt, short, odd; exit code 1 if any is corrupt")
     _add_data(check)
     check.add_argument("--report", default="check.csv", metavar="CSV", help="what is written and resumed from")
-    check.add_argument("--min-frames", type=int, default=8, metavar="N", help="fewer are short (default: 8)")
+    check.add_argument("--min-frames", type=whole, default=8, metavar="N", help="fewer are short (default: 8)")
     check.add_argument(
         "--time-limit",
-        type=float,
+        type=above_zero,
         default=3600.0,
         metavar="SECONDS",
         help="give up a file after so long (default: 3600); not with --workers 0",
@@ -111,15 +113,17 @@ def add_parser(subparsers: Any) -> None:
     split.add_argument("--test", type=float, default=0.2, metavar="SHARE", help="(default: 0.2)")
     split.add_argument("--val", type=float, default=0.1, metavar="SHARE", help="of all clips (default: 0.1)")
     split.add_argument("--folds", type=int, metavar="N", help="folds instead, in a column fold")
-    split.add_argument("--seed", type=int, default=0, metavar="N")
+    split.add_argument("--seed", type=whole, default=0, metavar="N")
     split.set_defaults(function=_split)
 
     flow = commands.add_parser("flow", help="compute and store optical flow, once")
     _add_data(flow)
     flow.add_argument("--out", required=True, metavar="DIR", help="flow_root of the data module")
     flow.add_argument("--method", default="dis", help="dis, farneback, lucas_kanade, tvl1 or raft (default: dis)")
-    flow.add_argument("--bound", type=float, default=20.0, metavar="PIXELS", help="largest displacement (default: 20)")
-    flow.add_argument("--short-side", type=int, default=256, metavar="PIXELS", help="(default: 256)")
+    flow.add_argument(
+        "--bound", type=above_zero, default=20.0, metavar="PIXELS", help="largest displacement (default: 20)"
+    )
+    flow.add_argument("--short-side", type=positive, default=256, metavar="PIXELS", help="(default: 256)")
     flow.add_argument("--device", default="cpu", help="for raft")
     _add_engine(flow)
     flow.set_defaults(function=_flow)
@@ -134,7 +138,7 @@ def _add_data(parser: Any) -> None:
 
 
 def _add_engine(parser: Any) -> None:
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--workers", type=whole, metavar="N", help="processes (default: one per core)")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="(default: processes)")
 
 
@@ -151,6 +155,9 @@ def _show(args: argparse.Namespace) -> int:
     from lightning_har.data.stats import class_counts
 
     data = open_data(args.what)
+    drawn, failed = None if isinstance(data, FeatureDataModule) else args.picture, ""
+    if drawn:
+        _check_picture(drawn)
     splits = {}
     for split, manifest in data.manifests.items():
         splits[split] = {
@@ -160,7 +167,6 @@ def _show(args: argparse.Namespace) -> int:
             "classes": sum(1 for n in class_counts(manifest).values() if n),
             "sha256": manifest.sha256(),
         }
-    drawn, failed = None if isinstance(data, FeatureDataModule) else args.picture, ""
     try:
         if drawn:
             draw_samples(args.what, args.model, Path(drawn), next(iter(splits)), args.flow_root)
@@ -280,7 +286,8 @@ def _stats(args: argparse.Namespace) -> int:
     from lightning_har.data.stats import gather, save_stats_picture, stats_tables
 
     data = open_data(args.data, split=args.split)
-    _require_files(data)
+    require_files(data, args.data)
+    _check_picture(args.picture)
     stats = gather(data.manifests, workers=args.workers, engine=args.engine)
     save_stats_picture(stats, args.picture)
     if args.json:
@@ -343,6 +350,8 @@ def _write_split(manifest: Manifest, part_of: dict[str, str], column: str, out: 
 def _flow(args: argparse.Namespace) -> int:
     from lightning_har.data.flow import cache_flow
 
+    if args.method == "raft" and args.engine == "processes":  # on Ray the device is another machine's
+        check_device(args.device)
     failures: dict[str, str] = {}
     for manifest in _unchecked(args).values():
         failures |= cache_flow(
@@ -354,17 +363,20 @@ def _flow(args: argparse.Namespace) -> int:
 
 def _unchecked(args: argparse.Namespace) -> dict[str, Manifest]:
     """The records of all splits; a video that is missing is a finding here, not an error."""
+    from lightning_har.data.folder import VideoFolderDataModule
+
     data = open_data(args.data, split=args.split)
-    _require_files(data)
+    require_files(data, args.data)
+    if isinstance(data, VideoFolderDataModule):  # what cannot be split can still be looked at
+        return {"all": data.all_clips()}
     data.prepare_data()
     return data.load_manifests()
 
 
-def _require_files(data: ActionDataModule) -> None:
-    from lightning_har.data.shards import ShardDataModule
-
-    if isinstance(data, ShardDataModule):
-        raise ConfigError(f"{data.root} holds shards; give the files that the shards were written from")
+def _check_picture(path: str) -> None:
+    """Refuse one that could not be drawn before every file is looked into; its folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    check_output("--picture", path, PICTURES, "picture")
 
 
 def _tell_failures(failures: dict[str, str], done: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_har.cli._arguments import check_device
 from lightning_har.errors import ConfigError
 
 EPILOG = """\
@@ -41,6 +42,7 @@ def main(args: argparse.Namespace) -> int:
     """Serve until Ctrl-C."""
     models = find_models(args.model, args.zoo)
     _check_port(args.port)
+    check_device(args.device)
     from lightning_har.cli._page import Demo, build_page, serve
 
     page = build_page(Demo(models, device=args.device))

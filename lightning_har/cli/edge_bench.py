@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any
 
+from lightning_har.cli._arguments import PICTURES, check_output, positive
+
 EPILOG = """\
 Each bundle runs in processes of its own, with 1 and with 2 threads.
 
@@ -25,7 +27,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("bundles", nargs="+", metavar="BUNDLE", help="folders that lightning-har bundle made")
     parser.add_argument("--video", metavar="FILE", help="clip to recognise (default: a rendered one)")
-    parser.add_argument("--repeat", type=int, default=20, help="clips per measurement (default 20)")
+    parser.add_argument("--repeat", type=positive, default=20, help="clips per measurement (default 20)")
     parser.add_argument("--csv", metavar="FILE", help="write the table")
     parser.add_argument("--plot", metavar="FILE.png", help="write the Pareto plot")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -41,6 +43,10 @@ def main(args: argparse.Namespace) -> int:
 
     from lightning_har.edge.bench import measure, plot, table, write_clip, write_csv
 
+    if args.csv:
+        check_output("--csv", args.csv)
+    if args.plot:
+        check_output("--plot", args.plot, PICTURES, "picture")
     with tempfile.TemporaryDirectory() as folder:
         video = Path(args.video) if args.video else write_clip(Path(folder) / "clip.mp4")
         rows = [row for b in args.bundles for row in measure(b, video, repeat=args.repeat)]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lightning_har.cli._arguments import check_device, positive, whole
 from lightning_har.cli._data import open_data
 from lightning_har.data.named import HELP
 from lightning_har.errors import ConfigError
@@ -44,17 +45,19 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", required=True, help="a backbone's name, a run's folder, or a checkpoint")
+    parser.add_argument(
+        "--model", required=True, help="a backbone's name, a run's folder, a checkpoint, or a name in the zoo"
+    )
     parser.add_argument("--data", required=True, help=HELP)
     parser.add_argument("--out", required=True, metavar="DIR", help="where the features go")
     parser.add_argument("--weights", metavar="FILE", help="weights of the backbone; 'none' for random ones")
-    parser.add_argument("--frames", type=int, metavar="N", help="frames of a clip, evenly spread (default: 25)")
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of a frame (default: the backbone's own)")
+    parser.add_argument("--frames", type=positive, metavar="N", help="frames of a clip, evenly spread (default: 25)")
+    parser.add_argument("--size", type=positive, metavar="PIXELS", help="side of a frame (default: the backbone's own)")
     parser.add_argument("--dtype", choices=("float32", "float16", "uint8"), default="float32", help="of the files")
     parser.add_argument("--split", metavar="N", help="official split of NAME:DIR")
     parser.add_argument("--split-column", metavar="NAME", help="column of a CSV with splits or folds, kept as they are")
-    parser.add_argument("--batch-size", type=int, default=4, metavar="N", help="clips at a time (default: 4)")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode (default: one per core)")
+    parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="clips at a time (default: 4)")
+    parser.add_argument("--num-workers", type=whole, metavar="N", help="processes that decode (default: one per core)")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="(default: processes)")
     parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
     parser.add_argument("--skip-errors", action="store_true", help="leave out and report clips that cannot be read")
@@ -67,6 +70,8 @@ def main(args: argparse.Namespace) -> int:
     from lightning_har.data.features import extract_features
     from lightning_har.spec import InputSpec
 
+    if args.engine == "processes":
+        check_device(args.device)
     module = _load(args)
     if args.engine == "processes":
         module.to(args.device)  # on Ray the device is another machine's
@@ -112,17 +117,18 @@ def _frame_features(net: CNNRNN, spec: InputSpec, video: Video) -> Tensor:
 
 
 def _load(args: argparse.Namespace) -> CNNRNNModule:
-    from lightning_har.modules import load_checkpoint
     from lightning_har.modules.cnn_rnn import CNNRNNModule
+    from lightning_har.modules.pretrained import load_model
 
-    path = Path(args.model)
-    if path.exists():
+    if _is_trained(args.model):
         if args.weights or args.frames or args.size:
-            raise ConfigError(f"{path} says its own weights, frames and size; leave out --weights, --frames, --size")
-        module = load_checkpoint(path / "best.ckpt" if path.is_dir() else path)
+            raise ConfigError(
+                f"{args.model} says its own weights, frames and size; leave out --weights, --frames, --size"
+            )
+        module = load_model(args.model)
         if not isinstance(module, CNNRNNModule) or module.net.backbone is None:
             raise ConfigError(
-                f"{path} is a {type(module).__name__}; only a CNNRNNModule with a backbone has features of frames"
+                f"{args.model} is a {type(module).__name__}; only a CNNRNNModule with a backbone has features of frames"
             )
     else:
         weights: bool | str = {None: True, "none": False}.get(args.weights, args.weights)
@@ -130,3 +136,13 @@ def _load(args: argparse.Namespace) -> CNNRNNModule:
         module = CNNRNNModule(0, args.model, "avg", pretrained=weights, num_frames=frames, input_size=args.size)
     module.eval()
     return module
+
+
+def _is_trained(text: str) -> bool:
+    """Whether it names a checkpoint, and not a backbone."""
+    from lightning_har.weights.hub import find_card, find_zoo
+
+    if Path(text).exists() or "/" in text or text.endswith(".ckpt"):
+        return True
+    zoo = find_zoo()
+    return find_card(text) is not None if zoo.folder is None else (zoo.folder / text).is_dir()

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning_har.cli._arguments import check_output, positive
 from lightning_har.errors import ConfigError, DataError
 
 WINDOW_S = 2.0
@@ -43,10 +44,10 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("files", nargs="+", metavar="FILE|DIR|GLOB", help="videos, folders of videos, patterns")
     parser.add_argument("--model", required=True, metavar="RUN_DIR|CHECKPOINT|ID", help="what predicts")
-    parser.add_argument("--top", type=_positive, default=5, metavar="K", help="classes to show (default: 5)")
+    parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes to show (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON, for programs")
     parser.add_argument("--annotate", metavar="OUT.mp4", help="write the video with the classes on it (one file)")
-    parser.add_argument("--batch-size", type=_positive, default=1, metavar="B", help="at a time (default: 1)")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="B", help="at a time (default: 1)")
     parser.add_argument(
         "--windows",
         nargs="?",
@@ -67,6 +68,12 @@ def main(args: argparse.Namespace) -> int:
     files = find_videos(args.files)
     if args.annotate and len(files) != 1:
         raise ConfigError(f"--annotate writes one video, but {len(files)} were given")
+    if args.annotate:
+        from lightning_har.viz.annotate import SUFFIXES
+
+        check_output("--annotate", args.annotate, SUFFIXES, "video")
+        if Path(args.annotate).resolve() == files[0].resolve():
+            raise ConfigError(f"--annotate {args.annotate} would replace the video itself; give another file")
     if args.windows is None and (args.stride is not None or args.threshold):
         raise ConfigError("--stride and --threshold are of --windows, which is not given")
     if args.windows is not None and (args.stride or 0) > args.windows:
@@ -171,13 +178,6 @@ def _annotation(file: Path, entry: Mapping[str, Any]) -> Any:
         return [(s["label"], s["score"]) for s in found if s["start"] <= time < s["stop"]]
 
     return at
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
 
 
 def _seconds(text: str) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_har._files import whole_file
+from lightning_har.cli._arguments import PICTURES, check_output, positive
 from lightning_har.cli.main import FULL, nearest
 from lightning_har.errors import ConfigError, DataError
 
@@ -48,7 +49,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--class", dest="target", metavar="NAME", help="gradcam: explain this class, not the verdict")
     parser.add_argument("--layer", action="append", metavar="NAME", help="gradcam, features: layers to look at")
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="confusion: only these")
-    parser.add_argument("--worst", type=int, metavar="N", help="bars: only the N worst classes")
+    parser.add_argument("--worst", type=positive, metavar="N", help="bars: only the N worst classes")
     parser.add_argument("--head", metavar="NAME", help="of a model with several, such as verb")
     parser.add_argument("--weights", metavar="FILE", help="features: weights of the backbone; 'none' for random ones")
     parser.add_argument("--split", default="train", metavar="NAME", help="samples: train (default), val or test")
@@ -59,10 +60,7 @@ def add_parser(subparsers: Any) -> None:
 def main(args: argparse.Namespace) -> int:
     """Draw, and say where."""
     path = Path(args.out or f"{args.kind}.png")
-    if path.suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
-        raise ConfigError(f"--out {path} is no picture by its suffix; give .png, .jpg, .pdf or .svg")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"--out {path} cannot be written: give a file in a folder that exists")
+    check_output("--out", path, PICTURES, "picture")
     own = {"samples": _samples, "gradcam": _gradcam, "features": _features, "curves": _curves}
     try:
         with whole_file(path) as part:
@@ -118,8 +116,6 @@ def _classes(args: argparse.Namespace, path: Path) -> None:
     if args.kind == "confusion":
         save_confusion_matrix(counts, names, path, classes=args.classes)
     elif args.kind == "bars":
-        if args.worst is not None and args.worst < 1:
-            raise ConfigError(f"--worst is {args.worst}; it must be at least 1")
         save_class_bars(counts, names, path, worst=args.worst)
     else:
         save_most_confused(counts, names, path)
@@ -145,6 +141,7 @@ def _gradcam(args: argparse.Namespace, path: Path) -> None:
 
     from lightning_har.data.folder import VideoFilesDataModule
     from lightning_har.modules.pretrained import load_model
+    from lightning_har.predict import require_clips
     from lightning_har.viz.gradcam import grad_cam, save_grad_cam
 
     if args.model is None:
@@ -152,6 +149,7 @@ def _gradcam(args: argparse.Namespace, path: Path) -> None:
     if not Path(args.what).is_file():
         raise DataError(f"no clip at {args.what}")
     module = load_model(args.model)
+    require_clips(module)
     data = VideoFilesDataModule(
         [args.what], class_names=module.class_names, spec=module.spec, eval_sampling=module.eval_sampling
     )

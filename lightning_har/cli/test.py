@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from lightning_har.cli._arguments import positive, whole
 from lightning_har.data.named import HELP
 
 
@@ -23,8 +24,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="where report, predictions and pictures go")
     parser.add_argument("--data.fold", dest="fold", metavar="F", help="the fold to test on, of a CSV with folds")
     parser.add_argument("--flow-root", metavar="DIR", help="where `data flow` put the flow, if the model takes it")
-    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="clips at a time (default: 8)")
-    parser.add_argument("--num-workers", type=int, metavar="N", help="processes that decode")
+    parser.add_argument("--batch-size", type=positive, default=8, metavar="N", help="clips at a time (default: 8)")
+    parser.add_argument("--num-workers", type=whole, metavar="N", help="processes that decode")
     parser.add_argument("--trainer.accelerator", dest="accelerator", default="auto", metavar="NAME", help="cpu, gpu")
     parser.add_argument("--trainer.precision", dest="precision", metavar="NAME", help="such as bf16-mixed")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

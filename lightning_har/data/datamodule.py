@@ -74,6 +74,8 @@ class ActionDataModule(LightningDataModule):
             raise ConfigError(f"on_error is {on_error!r}; it must be 'raise' or 'skip'")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        if num_workers is not None and num_workers < 0:
+            raise ConfigError(f"num_workers is {num_workers}; it must be at least 0, which reads in this process")
         if not 0 < val_fraction < 1:
             raise ConfigError(f"val_fraction is {val_fraction}; it must lie between 0 and 1")
         self.spec = spec

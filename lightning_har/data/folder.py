@@ -59,16 +59,23 @@ class VideoFolderDataModule(ActionDataModule):
         root = generate(folder, clips_per_class=(2, 1, 1), size=64)
         return {"root": str(root), "fold": None, "batch_size": 2, "num_workers": 0}
 
+    def all_clips(self) -> Manifest:
+        """The clips of the folder or CSV, not split and not checked."""
+        return Manifest.from_csv(self.root) if self._is_csv else scan_folder(self.root)
+
+    @property
+    def _is_csv(self) -> bool:
+        return self.root.suffix.lower() == ".csv"
+
     def load_manifests(self) -> dict[str, Manifest]:
         """Read the folder or CSV, and split what is not split."""
-        is_csv = self.root.suffix.lower() == ".csv"
         if self.fold is not None:
-            if not is_csv:
+            if not self._is_csv:
                 raise ConfigError(f"fold={self.fold} needs a CSV with a column fold; {self.root} is a folder")
             folds = Manifest.from_csv(self.root, split_column="fold")
             _check_splittable(folds, self.root)
             return _fold(folds, self.fold, self.root)
-        manifest = Manifest.from_csv(self.root) if is_csv else scan_folder(self.root)
+        manifest = self.all_clips()
         unknown = sorted({r.split for r in manifest if r.split and r.split not in _SPLITS})
         raise_if(unknown, f"{self.root}: {{count}} unknown splits", "They must be train, val or test.")
         parts: dict[str, list[Record]] = {}

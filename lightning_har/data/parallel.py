@@ -83,9 +83,11 @@ def map_unordered(
         (item, result); the result is ``Died`` where the process that worked on the item crashed or was killed.
 
     Raises:
-        ConfigError: No such engine, Ray is not installed, or processes cannot be started here.
+        ConfigError: Fewer than 0 workers, no such engine, Ray is not installed, or processes cannot be started here.
         Exception: Whatever the function raises.
     """
+    if workers is not None and workers < 0:
+        raise ConfigError(f"workers is {workers}; it must be at least 0, which works in this process")
     if engine == "ray":
         yield from _map_ray(function, items, workers, time_limit, gpus)
     elif engine != "processes":

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lightning_har._files import whole_file
-from lightning_har.errors import DecodeError
+from lightning_har.errors import ConfigError, DecodeError
 
+SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".avi")
+"""Of files that are written: containers that take H.264."""
 Lines: TypeAlias = Sequence[tuple[str, float]]
 """(label, score in [0, 1]), best first."""
 
@@ -19,18 +21,21 @@ def annotate_video(source: str | Path, target: str | Path, lines: Lines | Callab
 
     Args:
         source: The video.
-        target: The file to write, H.264; its suffix chooses the container (.mp4, .mkv). A video less than 240 pixels
-            high is enlarged, so that the text can be read; an odd last row or column, which H.264 in 4:2:0 does not
-            have, is cut off.
+        target: The file to write, H.264; its suffix, one of ``SUFFIXES``, chooses the container. A video less than
+            240 pixels high is enlarged, so that the text can be read; an odd last row or column, which H.264 in 4:2:0
+            does not have, is cut off.
         lines: What is written onto all frames; or a function from a frame's number to what is written onto it.
 
     Raises:
+        ConfigError: ``target`` has another suffix.
         DecodeError: ``source`` cannot be read; ``target`` is then as it was.
         OSError: ``target`` cannot be written.
     """
     import av
     from PIL import Image
 
+    if Path(target).suffix.lower() not in SUFFIXES:
+        raise ConfigError(f"{target} is no video by its suffix; give {', '.join(SUFFIXES)}")
     of_frame = lines if callable(lines) else lambda frame: lines
     size: tuple[int, int] | None = None
     overlay, written = None, None

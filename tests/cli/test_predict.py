@@ -291,7 +291,7 @@ def test_segments_are_written_onto_their_frames(
 
 def test_windows_need_a_model_of_frames(place: Path) -> None:
     module = CNNRNNModule(3, backbone=None, feature_dim=8, temporal="avg")
-    with pytest.raises(ConfigError, match="takes features"):
+    with pytest.raises(ConfigError, match="takes stored features"):
         predict_windows(module, [place / "clips" / "a.mp4"])
 
 

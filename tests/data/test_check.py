@@ -145,6 +145,8 @@ def test_what_a_worker_raises_is_raised_here_with_where_it_was():
         list(map_unordered(awkward, ["lock"], workers=1))
     with pytest.raises(ConfigError, match="engine"):
         list(map_unordered(awkward, range(3), engine="threads"))
+    with pytest.raises(ConfigError, match="workers is -1"):
+        list(map_unordered(awkward, range(3), workers=-1))
 
 
 def test_processes_end_with_whoever_asks_for_no_more():

@@ -105,7 +105,7 @@ def test_a_split_that_is_not_there(class_folder):
         data.test_dataloader()
 
 
-@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"on_error": "ignore"}, {"val_fraction": 1.0}])
+@pytest.mark.parametrize("bad", [{"batch_size": 0}, {"num_workers": -1}, {"on_error": "ignore"}, {"val_fraction": 1.0}])
 def test_bad_arguments(bad, class_folder):
     with pytest.raises(ConfigError, match=next(iter(bad))):
         VideoFolderDataModule(class_folder, **bad)
