@@ -155,7 +155,7 @@ def inductor(build: Callable[[], Any], kind: Any) -> str:
         with torch.no_grad():
             expected = graph.net(*example)
             round_and_correct_bias(graph.net, inputs)
-            converted = quantize_pt2e(graph.net, example, inputs, "x86")
+            converted = quantize_pt2e(torch.export.export(graph.net, example), inputs, "x86")
             found = weights_in_int8(converted)
             coded, layers = coded + sum(found), layers + len(found)
             quantized = torch.compile(converted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +29,8 @@ Dynamic = Literal["batch", "time"]
 
 SUFFIX = {"onnx": ".onnx", "executorch": ".pte"}
 TOLERANCE = 1e-4
+MOST_FRAMES = 64
+"""Of an ExecuTorch graph whose time is open."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,10 @@ class ExportReport:
             str(p) for p in self.files.values()
         )
         if self.agreement is None:
-            return f"{what}; logits within {self.max_error:.1e} of PyTorch's on {self.clips} clips"
+            return (
+                f"{what}; logits within {self.max_error:.1e} of PyTorch's on {self.clips} random clips (allowed: "
+                f"{TOLERANCE:.0e}, times the greatest logit where that is over 1)"
+            )
         where = "held-out clips" if self.held_out else "the calibration clips themselves"
         return (
             f"{what}; top-1 as PyTorch's float on {self.agreement:.1%} of {self.clips} {where}, logits within "
@@ -127,7 +132,12 @@ def export(
         )
     for graph in graphs:
         path = out / f"{graph.name}{SUFFIX[format]}"
-        _write(graph, path, format, clips, tuple(dynamic))
+        inputs = None if clips is None else _rounded(graph, clips)
+        try:
+            _write(graph, path, format, inputs, tuple(dynamic))
+        except _Unsupported as error:
+            other: Format = "executorch" if format == "onnx" else "onnx"
+            raise ConfigError(f"{error}. {_verdict(graph, other, inputs, tuple(dynamic))}") from error
         files[graph.name] = path
     start = [x.numpy() for name, x in graphs[0].inputs.items() if name.startswith("state_")]
     return _compare(module, files, format, kind, clips, start, tuple(dynamic))
@@ -136,33 +146,44 @@ def export(
 # -- writing ---------------------------------------------------------------------------------------------------
 
 
-def _write(graph: Graph, path: Path, format: Format, clips: Clips | None, dynamic: tuple[Dynamic, ...]) -> None:
-    inputs: list[tuple[Tensor, ...]] = []
-    if clips is not None:
-        check_finite(graph.net, inputs_of(graph, clips.fit[:2]), graph.name)
-        inputs = list(inputs_of(graph, clips.fit))
-        round_and_correct_bias(graph.net, inputs)
+class _Unsupported(ConfigError):
+    """A format does not take a graph; whether the other does is not said yet."""
+
+
+def _rounded(graph: Graph, clips: Clips) -> list[tuple[Tensor, ...]]:
+    """What the graph sees of the clips that calibrate, its weights put on their grids."""
+    check_finite(graph.net, inputs_of(graph, clips.fit[:2]), graph.name)
+    inputs = list(inputs_of(graph, clips.fit))
+    round_and_correct_bias(graph.net, inputs)
+    return inputs
+
+
+def _write(
+    graph: Graph, path: Path, format: Format, inputs: list[tuple[Tensor, ...]] | None, dynamic: tuple[Dynamic, ...]
+) -> None:
+    """In int8 where there are inputs to calibrate on."""
     shapes = _dynamic_shapes(graph, dynamic, format)
-    if format == "onnx":
-        if clips is None:
-            _write_onnx(graph, path, shapes)
-            return
+    if format == "executorch":
+        _write_executorch(graph, path, shapes, inputs)
+    elif inputs is None:
+        _write_onnx(graph, path, shapes)
+    else:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / path.name
-            _write_onnx(graph, source, shapes)
-            quantize_onnx(source, path, inputs)
-        return
-    net = graph.net
-    if clips is not None:
-        net = quantize_pt2e(net, _example(graph, shapes), inputs, "xnnpack", shapes)
-    _write_executorch(graph, net, path, shapes)
+            program = _write_onnx(graph, source, shapes)
+            try:
+                quantize_onnx(source, path, inputs)
+            except (HarError, OSError):
+                raise
+            except Exception as error:  # onnxruntime's quantizer raises whatever its parts raise
+                raise _unsupported(graph, [program], "onnx in int8", error) from error
 
 
 def _dynamic_shapes(graph: Graph, dynamic: tuple[Dynamic, ...], format: Format) -> Any:
     if not any(axis in dynamic for axes in graph.axes.values() for axis in axes.values()):
         return None
     # ExecuTorch plans its memory for the greatest size.
-    most = {"batch": 8, "time": 64} if format == "executorch" else {"batch": 4096, "time": 4096}
+    most = {"batch": 8, "time": MOST_FRAMES} if format == "executorch" else {"batch": 4096, "time": 4096}
     dims = {name: torch.export.Dim(name, min=1, max=most[name]) for name in dynamic}
     shapes = tuple(
         {axis: dims[name] for axis, name in graph.axes.get(key, {}).items() if name in dims} for key in graph.inputs
@@ -182,24 +203,57 @@ def _example(graph: Graph, shapes: Any) -> tuple[Tensor, ...]:
 
 
 def _program(graph: Graph, net: torch.nn.Module, shapes: Any) -> Any:
-    try:
+    example = _example(graph, shapes)
+
+    def trace() -> Any:
         with quiet(), torch.no_grad():
-            return torch.export.export(net, _example(graph, shapes), dynamic_shapes=shapes)
+            return torch.export.export(net, example, dynamic_shapes=shapes)
+
+    try:
+        return trace()
     except Exception as error:  # torch.export raises whatever a traced network raises
+        where = _failing_layer(net, trace) or f"the part {graph.name!r}"
         if shapes is None:
-            raise ConfigError(f"torch.export cannot trace the part {graph.name!r}: {_reason(error)}") from error
+            raise ConfigError(
+                f"torch.export cannot trace {where}: {_reason(error)}. Both formats are written from what it traces"
+            ) from error
         raise ConfigError(
-            f"the part {graph.name!r} cannot keep these axes open: {_reason(error)}. A recurrent part is unrolled over "
-            "its frames: fix the time, or export kind='stream', which takes any number of frames"
+            f"{where} cannot keep these axes open: {_reason(error)}. A recurrent part is unrolled over its frames: fix "
+            "the time, or export kind='stream', which takes any number of frames"
         ) from error
 
 
-def _write_onnx(graph: Graph, path: Path, shapes: Any) -> None:
+def _failing_layer(net: torch.nn.Module, trace: Callable[[], Any]) -> str | None:
+    """The innermost layer in which tracing stops; None where it gets through all of them."""
+    inside: list[str] = []
+    handles = []
+    for name, layer in net.named_modules():
+        shown = f"{name or 'the network'} ({type(layer).__name__})"
+
+        def enter(layer: torch.nn.Module, inputs: Any, shown: str = shown) -> None:
+            inside.append(shown)
+
+        def leave(layer: torch.nn.Module, inputs: Any, output: Any) -> None:
+            inside.pop()
+
+        handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
+    try:
+        trace()
+    except Exception:  # the same again
+        return inside[-1] if inside else None
+    finally:
+        for handle in handles:
+            handle.remove()
+    return None
+
+
+def _write_onnx(graph: Graph, path: Path, shapes: Any) -> Any:
+    """Gives the traced program."""
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ConfigError("ONNX export needs: pip install 'lightning-har[onnx]'") from error
+        raise ConfigError(_NEEDS["onnx"]) from error
     program = _program(graph, graph.net, shapes)
     try:
         with quiet():
@@ -216,8 +270,10 @@ def _write_onnx(graph: Graph, path: Path, shapes: Any) -> None:
     except OSError as error:  # the file, not the network
         raise OSError(error.errno, error.strerror, str(path)) from error
     except Exception as error:
-        raise _unsupported(graph, program, "onnx", error) from error
+        # Some operators are what others were decomposed to.
+        raise _unsupported(graph, [program, program.run_decompositions()], "onnx", error) from error
     _forget_traces(path)
+    return program
 
 
 def _forget_traces(path: Path) -> None:
@@ -230,43 +286,77 @@ def _forget_traces(path: Path) -> None:
     onnx.save(model, path)
 
 
-def _write_executorch(graph: Graph, net: torch.nn.Module, path: Path, shapes: Any) -> None:
+def _write_executorch(graph: Graph, path: Path, shapes: Any, inputs: list[tuple[Tensor, ...]] | None) -> None:
     try:
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import EdgeCompileConfig, to_edge_transform_and_lower
+        from executorch.runtime import Runtime
     except ImportError as error:
-        raise ConfigError("ExecuTorch export needs: pip install 'lightning-har[executorch]'") from error
-    program = _program(graph, net, shapes)
+        raise ConfigError(_NEEDS["executorch"]) from error
+    what = "executorch" if inputs is None else "executorch in int8"
+    program = _program(graph, graph.net, shapes)
+    # Each step's graph has fewer of the operators that make no trouble than that of the step before.
+    programs = [program]
     try:
+        if inputs is not None:
+            program = _program(graph, quantize_pt2e(program, inputs), shapes)
+            programs.insert(0, program)
         with quiet():
-            lowered = to_edge_transform_and_lower(
+            edge = to_edge_transform_and_lower(
                 program,
                 partitioner=[XnnpackPartitioner()],
                 compile_config=EdgeCompileConfig(_check_ir_validity=False),
-            ).to_executorch()
+            )
+            programs.insert(0, edge.exported_program())
+            lowered = edge.to_executorch()
+    except HarError:
+        raise
     except Exception as error:
-        raise _unsupported(graph, program, "executorch", error) from error
+        raise _unsupported(graph, programs, what, error) from error
+    # What no kernel is registered for is written all the same, and then not loaded.
+    used = {
+        f"{x.name}.{x.overload}" if x.overload else x.name
+        for x in lowered.executorch_program.execution_plan[0].operators
+    }
+    if missing := used - set(Runtime.get().operator_registry.operator_names):
+        lacks = RuntimeError(f"its runtime has no kernel for {', '.join(sorted(missing))}")
+        raise _unsupported(graph, [lowered.exported_program()], what, lacks)
     path.write_bytes(lowered.buffer)
 
 
-def _unsupported(graph: Graph, program: Any, format: Format, error: Exception) -> ConfigError:
-    """Name the layer and say whether the other format would take it, by trying."""
-    text = _chain(error)
-    operators = {_bare(m.group(1)) for m in re.finditer(r"(?:aten|prims)(?:::|\.)([a-z_0-9]+)", text)}
-    places = []
-    for node in program.graph.nodes:
-        name = str(getattr(node.target, "__name__", node.target)).split(".")[0]
-        if node.op == "call_function" and _bare(name) in operators:
-            stack = list((node.meta.get("nn_module_stack") or {}).values())
-            path, kind = (stack[-1][0], stack[-1][1]) if stack else ("", "")
-            kind = str(getattr(kind, "__name__", kind)).rsplit(".", 1)[-1]
-            places.append(f"{path or 'the network'} ({kind}: aten.{name})")
-    other: Format = "executorch" if format == "onnx" else "onnx"
-    where = ", ".join(dict.fromkeys(places[:4])) or f"part {graph.name!r}"
-    return ConfigError(
-        f"{format} does not take {where}: {_reason(error)}. "
-        + (f"format='{other}' does" if _other_takes(graph, other) else f"{other} does not take it either")
-    )
+def _unsupported(graph: Graph, programs: list[Any], what: str, error: Exception) -> _Unsupported:
+    """Name the layers of the first program that has the operators which the error names."""
+    named = {_bare(m.group(1)) for m in re.finditer(rf"(?:{_NAMESPACES})(?:::|\.)(\w+)", _chain(error))}
+    places: list[str] = []
+    for program in programs:
+        places = places or [
+            _place(node, operator)
+            for node in program.graph.nodes
+            if (operator := _operator(node)) and _bare(operator.partition("::")[2]) in named
+        ]
+    places = list(dict.fromkeys(places))
+    where = ", ".join(places[:4]) + f" and {len(places) - 4} more" * (len(places) > 4) or f"part {graph.name!r}"
+    return _Unsupported(f"{what} does not take {where}: {_reason(error)}")
+
+
+_NAMESPACES = "aten|prims|quantized_decomposed"
+
+
+def _operator(node: Any) -> str:
+    """Of a traced program's node, such as "aten::relu"; empty for what is none."""
+    schema = getattr(node.target, "_schema", None) if node.op == "call_function" else None
+    return str(schema.name) if schema is not None else ""
+
+
+def _place(node: Any, operator: str) -> str:
+    """Path and class of the layer that a node is of, or the next to it that is of one."""
+    operator = operator.replace("::", ".")
+    for near in (node, *node.users, *node.all_input_nodes):
+        if stack := list((near.meta.get("nn_module_stack") or {}).values()):
+            path, kind = stack[-1][:2]
+            kind = str(getattr(kind, "__name__", kind)).rpartition(".")[2]
+            return f"{path or 'the network'} ({kind}: {operator})"
+    return f"the network ({operator})"
 
 
 def _bare(operator: str) -> str:
@@ -274,25 +364,24 @@ def _bare(operator: str) -> str:
     return operator.replace("special_", "").removesuffix("_forward").replace("_", "")
 
 
-def _other_takes(graph: Graph, other: Format) -> bool:
-    global _trying
-    if _trying:
-        return False
-    _trying = True
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"other{SUFFIX[other]}"
-            _write(graph, path, other, None, ())
+_NEEDS = {
+    "onnx": "ONNX export needs: pip install 'lightning-har[onnx]'",
+    "executorch": "ExecuTorch export needs: pip install 'lightning-har[executorch]'",
+}
+
+
+def _verdict(graph: Graph, other: Format, inputs: list[tuple[Tensor, ...]] | None, dynamic: tuple[Dynamic, ...]) -> str:
+    """Whether the other format takes it as it is asked for: written, loaded and run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"other{SUFFIX[other]}"
+        try:
+            _write(graph, path, other, inputs, dynamic)
             open_graph(path)([x.numpy() for x in graph.inputs.values()])
-    except (HarError, RuntimeError):  # refused when written, loaded or run
-        return False
-    finally:
-        _trying = False
-    return True
-
-
-_trying = False
-"""While one format is tried on behalf of the other's error."""
+        except (HarError, RuntimeError) as error:  # refused when written, loaded or run
+            if str(error) == _NEEDS[other]:
+                return f"Whether {other} does was not tried: {error}"
+            return f"{other} does not take it either"
+    return f"format={other!r} does"
 
 
 def _chain(error: BaseException) -> str:
@@ -307,7 +396,7 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
+    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
 
 
 # -- comparing -------------------------------------------------------------------------------------------------
@@ -333,29 +422,38 @@ def _compare(
     specs = [module.spec] if not isinstance(module.spec, Mapping) else list(module.spec.values())
     frames = specs[0].num_frames if specs[0] is not None else 25
     recognizer = Recognizer(graphs, kind, frames, heads, state)
-    shown = clips.check if clips is not None else [example_video(module), example_video(module)]
+    # Others than that which was traced.
+    shown = clips.check if clips is not None else [example_video(module, seed=1), example_video(module, seed=2)]
     training, device = module.training, next(module.parameters()).device
     module.eval()
     try:
         errors, agreed, greatest = [], [], 0.0
         for clip in shown:
-            wanted = module(_to(clip, device))
-            expected = [x.float().cpu().numpy() for x in (wanted.values() if isinstance(wanted, dict) else (wanted,))]
+            expected = _logits(module, clip, device)
             given = _run(recognizer, graphs, clip)
             for x, y in zip(given, expected, strict=True):
                 errors.append(float(np.abs(x - y).max()))
                 greatest = max(greatest, float(np.abs(y).max()))
             agreed.append(all((x.argmax(-1) == y.argmax(-1)).all() for x, y in zip(given, expected, strict=True)))
-        if "batch" in dynamic and kind == "clip" and clips is None:
-            pair = example_video(module, batch_size=3)
-            wanted = module(_to(pair, device))
-            expected = [x.float().cpu().numpy() for x in (wanted.values() if isinstance(wanted, dict) else (wanted,))]
-            given = _run(recognizer, graphs, pair)
-            errors += [float(np.abs(x - y).max()) for x, y in zip(given, expected, strict=True)]
+        for size, clip in _other_sizes(module, dynamic, frames):
+            expected = _logits(module, clip, device)
+            try:
+                given = _run(recognizer, graphs, clip)
+            except Exception as error:  # the engine's own
+                raise ConfigError(
+                    f"the exported {format} graph does not take {size}, though the axis was to stay open: "
+                    f"{_reason(error)}. Leave it out of dynamic"
+                ) from error
+            for x, y in zip(given, expected, strict=True):
+                if x.shape != y.shape:
+                    raise ConfigError(f"the exported {format} graph gives logits {x.shape} of {size}, not {y.shape}")
+                if clips is None or not np.isfinite(x).all():  # int8 logits of noise say nothing else
+                    errors.append(float(np.abs(x - y).max()))
+                    greatest = max(greatest, float(np.abs(y).max()))
     finally:
         module.train(training)
     size = sum(path.stat().st_size for path in files.values())
-    worst = max(errors)
+    worst = float(np.max(errors))  # unlike Python's max, NaN wherever one is
     if not np.isfinite(worst):
         raise ConfigError(f"the exported {format} graph gives NaN or infinite logits")
     if clips is None and worst > TOLERANCE * max(1.0, greatest):
@@ -368,19 +466,34 @@ def _compare(
     return ExportReport(format, kind, clips is not None, dict(files), size, worst, agreement, len(shown), held_out)
 
 
+def _logits(module: ActionRecognizer, clip: Video, device: torch.device) -> list[np.ndarray[Any, Any]]:
+    """PyTorch's, (B, K) of each head."""
+    logits = module({k: v.to(device) for k, v in clip.items()} if isinstance(clip, Mapping) else clip.to(device))
+    return [x.float().cpu().numpy() for x in (logits.values() if isinstance(logits, dict) else (logits,))]
+
+
+def _other_sizes(module: ActionRecognizer, dynamic: tuple[Dynamic, ...], frames: int) -> Iterator[tuple[str, Video]]:
+    """For each open axis a clip of another size than was traced, and its size in words."""
+    if "batch" in dynamic:
+        yield "a batch of 3", example_video(module, batch_size=3, seed=3)
+    if "time" in dynamic:
+        other = 2 * frames if frames <= MOST_FRAMES // 2 else frames // 2
+        yield f"{other} frames", example_video(module, num_frames=other, seed=3)
+
+
 def _run(recognizer: Recognizer, graphs: Mapping[str, Any], clip: Video) -> list[np.ndarray[Any, Any]]:
-    """(1, K) of each head, the way the runtime does it."""
+    """(B, K) of each head, the way the runtime does it, which takes one clip at a time from "frames" and "stream"."""
     if recognizer.kind == "clip":
         values = clip.values() if isinstance(clip, Mapping) else (clip,)
         out: list[np.ndarray[Any, Any]] = graphs["model"]([x.numpy() for x in values])
         return out
     assert isinstance(clip, Tensor)
+    if clip.shape[0] > 1:
+        features = [graphs["frame"]([frame.contiguous().numpy()])[0] for frame in clip.unbind(2)]
+        out = graphs["head"]([np.stack(features, 1)])
+        return out
     logits = recognizer.clip(clip[0].permute(1, 2, 3, 0).numpy())
     return [x[None] for x in logits.values()]
-
-
-def _to(clip: Video, device: torch.device) -> Video:
-    return {k: v.to(device) for k, v in clip.items()} if isinstance(clip, Mapping) else clip.to(device)
 
 
 __all__ = ["ExportReport", "default_kind", "export"]

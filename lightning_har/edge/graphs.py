@@ -114,9 +114,9 @@ def head_names(module: ActionRecognizer) -> tuple[str, ...]:
     return ("logits",) if isinstance(module.num_classes, int) else tuple(module.num_classes)
 
 
-def example_video(module: ActionRecognizer, batch_size: int = 1, num_frames: int | None = None) -> Video:
+def example_video(module: ActionRecognizer, batch_size: int = 1, num_frames: int | None = None, seed: int = 0) -> Video:
     """A random clip as the module takes it: uint8, of its InputSpec's size; or features."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     if module.spec is None:
         dim = int(next(p for p in module.net.parameters() if p.ndim == 2).shape[1])
         return torch.randn(batch_size, num_frames or 25, dim, generator=generator)

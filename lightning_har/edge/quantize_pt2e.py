@@ -17,20 +17,16 @@ Backend = Literal["xnnpack", "x86"]
 
 
 def quantize_pt2e(
-    net: nn.Module,
-    example: tuple[Tensor, ...],
+    program: torch.export.ExportedProgram,
     inputs: Iterable[tuple[Tensor, ...]],
     backend: Backend = "xnnpack",
-    dynamic_shapes: Any = None,
 ) -> nn.Module:
     """Quantize with torchao's PT2E flow: static, weights int8 per channel.
 
     Args:
-        net: In eval mode.
-        example: Inputs to export it with.
+        program: Of ``torch.export.export``, of a network in eval mode.
         inputs: Calibration values.
         backend: "xnnpack" for ExecuTorch; "x86" for Inductor on x86 with VNNI (``torch.compile`` the result).
-        dynamic_shapes: As in ``torch.export.export``.
 
     Returns:
         The quantized graph, a module.
@@ -44,7 +40,7 @@ def quantize_pt2e(
         raise ConfigError("this needs torchao: pip install 'lightning-har[executorch]'") from error
     quantizer = _quantizer(backend)
     with quiet(), torch.no_grad():
-        graph: Any = torch.export.export(net, example, dynamic_shapes=dynamic_shapes).module()
+        graph: Any = program.module()
         prepared = prepare_pt2e(graph, quantizer)
         count = 0
         for values in inputs:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import importlib.util
+import sys
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -10,12 +13,14 @@ from torch import nn
 
 from lightning_har.edge import export as export_file
 from lightning_har.edge import quantize_onnx as onnx_file
+from lightning_har.edge.calibration import Clips
 from lightning_har.edge.export import export
 from lightning_har.edge.graphs import Graph, build_graphs
 from lightning_har.edge.quantize_onnx import quantize_onnx
 from lightning_har.edge.rounding import round_and_correct_bias, weight_scales
 from lightning_har.edge.runtime import open_graph
 from lightning_har.errors import ConfigError
+from lightning_har.modules.cnn_rnn import CNNRNNModule
 
 
 def batches():
@@ -80,18 +85,189 @@ def test_heads_are_outputs_by_name(tmp_path):
     assert [o.name for o in onnx.load(tmp_path / "model.onnx").graph.output] == ["verb", "noun"]
 
 
-class Pairwise(nn.Module):
+class Tail(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
     def forward(self, x):
-        return nn.functional.pdist(x.flatten(1).T[:4])[None, :4]
+        return self.function(x)
+
+
+def of_features(tail=None, temporal="avg", **kwargs):
+    """A network that is traced in no time, with something behind its head."""
+    torch.manual_seed(0)
+    module = CNNRNNModule(4, backbone=None, feature_dim=8, temporal=temporal, hidden=8, **kwargs).eval()
+    if tail is not None:
+        module.net.head = nn.Sequential(module.net.head, Tail(tail))
+    return module
+
+
+def features(count=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    video = torch.randn(count, 25, 8, generator=generator)
+    return {"video": video, "label": torch.arange(count) % 4, "id": list(map(str, range(count)))}
+
+
+def pairwise(x):
+    return nn.functional.pdist(x.T)[None, :4]
+
+
+def singular(x):
+    return torch.linalg.svdvals(x.view(-1, 2, 2))
+
+
+def distinct(x):
+    return torch.unique(x).sum()[None, None]
+
+
+LACKS = {
+    "onnx: one of the network's own": (pairwise, "onnx", "aten.pdist"),
+    "onnx: one that others were decomposed to": (singular, "onnx", "aten._linalg_svd"),
+    "executorch: no kernel": (torch.special.bessel_j0, "executorch", "aten.special_bessel_j0"),
+    "executorch: no kernel for one decomposed to": (singular, "executorch", "aten._linalg_svd"),
+    "executorch: no kernel, of open shape": (distinct, "executorch", "aten._unique2"),
+}
 
 
 @pytest.mark.slow
-def test_an_operation_the_format_lacks_is_named_with_its_layer(tmp_path):
-    module = cnn_rnn("avg")
-    module.net.head = nn.Sequential(module.net.head, Pairwise())
-    with pytest.raises(ConfigError, match=r"onnx does not take net\.head\.1 \(Pairwise: aten\.pdist\)") as caught:
-        export(module, tmp_path)
-    assert "executorch" in str(caught.value)
+@pytest.mark.parametrize("case", LACKS)
+def test_an_operation_the_format_lacks_is_named_with_its_layer(tmp_path, case):
+    if "executorch" in case:
+        pytest.importorskip("executorch", reason="needs executorch: pip install lightning-har[executorch]")
+    tail, format, operator = LACKS[case]
+    with pytest.raises(ConfigError, match=rf"{format} does not take net\.head\.1 \(Tail: {operator}\)") as caught:
+        export(of_features(tail), tmp_path, format=format)
+    assert not list(tmp_path.glob("*.pte"))
+    if tail is pairwise and importlib.util.find_spec("executorch"):
+        assert str(caught.value).endswith("format='executorch' does")
+    if tail is singular:
+        assert str(caught.value).endswith("does not take it either")
+
+
+def test_the_other_format_is_tried_as_it_was_asked_for(tmp_path, monkeypatch):
+    asked = []
+    write = export_file._write
+
+    def see(graph, path, format, inputs, dynamic):
+        asked.append((format, inputs is not None, dynamic))
+        if format == "executorch":
+            raise export_file._Unsupported("no")
+        write(graph, path, format, inputs, dynamic)
+
+    monkeypatch.setattr(export_file, "_write", see)
+    calibration = [features(seed=s) for s in range(2)]
+    with pytest.raises(ConfigError, match=r"no\. format='onnx' does"):
+        export(
+            of_features(), tmp_path, format="executorch", int8=True, calibration=calibration, dynamic=("batch", "time")
+        )
+    assert asked == [("executorch", True, ("batch", "time")), ("onnx", True, ("batch", "time"))]
+
+
+@pytest.mark.slow
+def test_a_format_that_is_not_installed_was_not_tried(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "executorch.runtime", None)
+    with pytest.raises(ConfigError, match=r"Whether executorch does was not tried: .*pip install"):
+        export(of_features(pairwise), tmp_path)
+
+
+def test_what_cannot_be_traced_is_named_with_its_layer(tmp_path):
+    def odd(x):
+        return x * 2 if x.sum() > 0 else x
+
+    with pytest.raises(ConfigError, match=r"cannot trace net\.head\.1 \(Tail\).*Both formats"):
+        export(of_features(odd), tmp_path)
+
+
+def test_a_quantizers_own_error_names_the_part(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ValueError("no scale for aten::addmm")
+
+    monkeypatch.setattr(export_file, "quantize_onnx", refuse)
+    monkeypatch.setattr(export_file, "_verdict", lambda *args: "verdict")
+    calibration = [features(seed=s) for s in range(2)]
+    with pytest.raises(ConfigError, match=r"onnx in int8 does not take part 'model': no scale .*verdict"):
+        export(of_features(), tmp_path, int8=True, calibration=calibration)
+
+
+# -- compared before it is believed ----------------------------------------------------------------------------
+
+
+def answers(monkeypatch, change):
+    """Exported graphs that answer as PyTorch does, but for what ``change(inputs, outputs, call)`` makes of it."""
+    calls = []
+
+    def opened(path, threads=1):
+        run = open_graph(path, threads)
+
+        def call(inputs):
+            calls.append(inputs)
+            return change(inputs, run(inputs), len(calls))
+
+        return call
+
+    monkeypatch.setattr(export_file, "open_graph", opened)
+    return calls
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_nan_in_any_clip_is_no_success(tmp_path, monkeypatch, number):
+    answers(monkeypatch, lambda inputs, out, call: [x * np.nan if call == number else x for x in out])
+    with pytest.raises(ConfigError, match="NaN"):
+        export(of_features(), tmp_path)
+
+
+def test_the_clips_that_compare_are_several_and_not_the_traced_one(tmp_path, monkeypatch):
+    calls = answers(monkeypatch, lambda inputs, out, call: out)
+    module = of_features()
+    report = export(module, tmp_path)
+    (traced,) = build_graphs(module, "clip")[0].inputs.values()
+    seen = {x.tobytes() for (x,) in calls} | {traced.numpy().tobytes()}
+    assert report.clips == 2
+    assert len(seen) == 3
+    assert "allowed: 1e-04, times the greatest logit where that is over 1" in str(report)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("axis", [0, 1], ids=["batch", "time"])
+def test_each_open_axis_is_tried_at_another_size(tmp_path, monkeypatch, axis, int8):
+    """A graph that is right as it was traced, and wrong where the axis is longer."""
+    traced = (1, 25)[axis]
+    spoil = np.nan if int8 else 1.01
+    answers(monkeypatch, lambda inputs, out, call: [x * (spoil if inputs[0].shape[axis] != traced else 1) for x in out])
+    calibration = [features(seed=s) for s in range(2)] if int8 else None
+    with pytest.raises(ConfigError, match="NaN" if int8 else "differ"):
+        export(of_features(), tmp_path, int8=int8, calibration=calibration, dynamic=("batch", "time")[axis : axis + 1])
+
+
+def test_an_axis_that_is_open_in_name_only_is_told(tmp_path, monkeypatch):
+    def refuse(inputs, out, call):
+        if len(inputs[0]) > 1:
+            raise RuntimeError("Got invalid dimensions")
+        return out
+
+    answers(monkeypatch, refuse)
+    with pytest.raises(ConfigError, match=r"does not take a batch of 3.*Got invalid dimensions"):
+        export(of_features(), tmp_path, dynamic=("batch",))
+
+
+@pytest.mark.slow
+def test_frames_and_head_take_batches_where_these_are_open(tmp_path, monkeypatch):
+    calls = answers(monkeypatch, lambda inputs, out, call: out)
+    export(cnn_rnn("gru"), tmp_path, kind="frames", dynamic=("batch",))
+    assert [inputs[0].shape[0] for inputs in calls[-FRAMES - 1 :]] == [3] * (FRAMES + 1)
+    assert calls[-1][0].shape[1] == FRAMES
+
+
+def test_agreement_counts_the_clips_with_the_same_label(tmp_path, monkeypatch):
+    answers(monkeypatch, lambda inputs, out, call: [-x if call % 2 else x for x in out])
+    module = of_features()
+    export_file._write_onnx(*build_graphs(module, "clip"), tmp_path / "model.onnx", None)
+    videos = [x[None] for x in features(8)["video"]]
+    shown = Clips([], videos, held_out=True)
+    report = export_file._compare(module, {"model": tmp_path / "model.onnx"}, "onnx", "clip", shown, [], ())
+    assert report.agreement == 0.5
+    assert report.clips == 8
 
 
 def test_a_graph_that_differs_is_not_reported_as_success(tmp_path, monkeypatch):
