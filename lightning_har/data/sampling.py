@@ -26,7 +26,7 @@ def plan(num_frames: int, sampling: Sampling, rng: np.random.Generator | None = 
     - "dense": T frames ``time_stride`` apart. One clip lies in the middle (``random``: anywhere); several are
       evenly spread from the beginning to the end.
 
-    A video shorter than what is asked of it repeats its last frame.
+    Of a video shorter than what is asked of it, "dense" repeats the last frame; the others repeat frames all along it.
 
     Args:
         num_frames: Of the video, at least 1.
@@ -38,6 +38,14 @@ def plan(num_frames: int, sampling: Sampling, rng: np.random.Generator | None = 
 
     Raises:
         ConfigError: No frames, T unknown or no multiple of the snippet length, or no generator given.
+
+    Examples:
+        >>> plan(40, Sampling("segments", num_frames=5)).tolist()
+        [[4, 12, 20, 28, 36]]
+        >>> plan(40, Sampling("dense", num_frames=4, time_stride=2, num_clips=2)).tolist()
+        [[0, 2, 4, 6], [33, 35, 37, 39]]
+        >>> plan(3, Sampling("dense", num_frames=6)).tolist()
+        [[0, 1, 2, 2, 2, 2]]
     """
     frames, snippet, clips = sampling.num_frames, sampling.snippet_length or 1, sampling.num_clips
     if num_frames < 1:

@@ -59,6 +59,10 @@ def sliding_windows(num_frames: int, fps: float, seconds: float, stride: float |
     Raises:
         ConfigError: No frames, no frame rate, or a length or stride that is not positive; a stride that leaves
             frames between windows.
+
+    Examples:
+        >>> sliding_windows(num_frames=70, fps=10, seconds=3, stride=2)
+        [Window(start=0, stop=30), Window(start=20, stop=50), Window(start=40, stop=70)]
     """
     stride = seconds / 2 if stride is None else stride
     if num_frames < 1 or not fps > 0:

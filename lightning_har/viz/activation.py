@@ -35,6 +35,10 @@ def mobilenetv2_block(number: int) -> str:
 
     Raises:
         ConfigError: No such block.
+
+    Examples:
+        >>> [mobilenetv2_block(number) for number in STUDY_C_BLOCKS]
+        ['blocks.1.0', 'blocks.2.1', 'blocks.3.2', 'blocks.4.2']
     """
     rest = number
     for stage, repeats in enumerate((1, 2, 3, 4, 3, 3, 1)):  # Sandler et al. 2018, table 2

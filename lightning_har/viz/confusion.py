@@ -104,6 +104,11 @@ def most_confused(counts: Tensor, class_names: Sequence[str], top: int = 10) -> 
 
     Returns:
         (true, predicted, clips), most clips first; only pairs that occur.
+
+    Examples:
+        >>> counts = torch.tensor([[5, 1, 2], [0, 7, 3], [0, 0, 9]])
+        >>> most_confused(counts, ["sit", "stand", "walk"], top=2)
+        [('stand', 'walk', 3), ('sit', 'walk', 2)]
     """
     wrong = counts.clone()
     wrong.fill_diagonal_(0)
