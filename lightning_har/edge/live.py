@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lightning_har.edge.runtime import (
-    Array,
     Bundle,
     Converter,
     Recognizer,
@@ -29,6 +30,7 @@ from lightning_har.edge.runtime import (
     peak_memory,
     read_clip,
     top,
+    upright,
 )
 from lightning_har.errors import ConfigError, DataError, DecodeError, HarError
 
@@ -202,7 +204,7 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
             if not container.streams.video:
                 raise DecodeError(f"{source}: has no video stream")
             begin, first = time.perf_counter(), None
-            for frame in frames_of(container):
+            for frame in frames_of(container, live=timeout is not None):
                 if paced and frame.time is not None:
                     first = frame.time if first is None else first
                     time.sleep(max(0.0, frame.time - first - (time.perf_counter() - begin)))
@@ -225,19 +227,22 @@ def _camera(index: int) -> tuple[str, str, dict[str, str]]:
     return f"/dev/video{index}", "v4l2", {}
 
 
+_TICK = Fraction(1, 90_000)
+"""Seconds: MPEG's clock, of which the usual frame rates are whole parts."""
+
+
 class Annotator:
     """The video with its label written into it; the captions were drawn when the bundle was made.
 
     Args:
         path: Of the video to write.
         bundle: Whose captions are used.
-        rate: Frames per second.
 
     Raises:
         DataError: The file cannot be written.
     """
 
-    def __init__(self, path: str | Path, bundle: Bundle, rate: int = 25) -> None:
+    def __init__(self, path: str | Path, bundle: Bundle) -> None:
         import av
 
         try:
@@ -248,31 +253,47 @@ class Annotator:
                 f"cannot write {path}: {getattr(error, 'strerror', None) or error}; give a file such as seen.mp4 in a "
                 "folder that is there"
             ) from error
-        self._rate = rate
+        if not self._container.format.flags & av.format.Flags.variable_fps.value:
+            raise DataError(f"cannot write {path}: such a file does not tell when a frame is shown; give .mp4 or .mkv")
         self._stream: Any = None
+        self._first = 0.0
+        self._last = -1
         with np.load(bundle.folder / "captions.npz") as stored:
             self._captions = {name: stored[name] for name in stored.files}
 
-    def write(self, image: Array, caption: str | None, share: float = 0.0) -> None:
-        """Add a frame, uint8 (H, W, 3), with a caption of the bundle and a bar of ``share`` of its width."""
+    def write(self, frame: Any, shown: Sequence[tuple[str, float]], when: float) -> None:
+        """Add a frame.
+
+        Args:
+            frame: An ``av.VideoFrame``.
+            shown: Captions of the bundle, each with the share of the width that its bar takes.
+            when: In seconds, from any time on.
+        """
         import av
 
+        image = upright(frame.to_ndarray(format="rgb24"), frame)
         image = np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2])
         if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=self._rate)
+            self._stream = self._container.add_stream("libx264", rate=25)
             self._stream.height, self._stream.width, self._stream.pix_fmt = *image.shape[:2], "yuv420p"
+            self._stream.codec_context.time_base = _TICK
+            self._first = when
         height, width = self._stream.height, self._stream.width
         if image.shape[:2] != (height, width):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(width=width, height=height)
-            image = frame.to_ndarray()
-        mask = self._captions.get(caption or "")
-        if mask is not None:
-            mask = mask[:height, :width]
-            corner = image[: mask.shape[0], : mask.shape[1]]
+            resized = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(width=width, height=height)
+            image = resized.to_ndarray()
+        y = 0
+        for caption, share in shown:
+            mask = self._captions[caption][: max(0, height - y), :width]
+            corner = image[y : y + mask.shape[0], : mask.shape[1]]
             corner[:] = np.maximum(corner // 3, mask[..., None])
-            bar = image[mask.shape[0] : mask.shape[0] + 4, : max(1, round(share * width))]
-            bar[:] = (80, 200, 120)
-        self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+            y += mask.shape[0]
+            image[y : y + 4, : max(1, round(share * width))] = (80, 200, 120)
+            y += 4
+        written = av.VideoFrame.from_ndarray(image, format="rgb24")
+        self._last = max(self._last + 1, round((when - self._first) / _TICK))
+        written.pts, written.time_base = self._last, _TICK
+        self._container.mux(self._stream.encode(written))
 
     def close(self) -> None:
         """Finish the file."""
@@ -355,12 +376,13 @@ def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     best = top(logits, bundle, args.top)
     _print_labels(best)
     if args.output:
-        annotator = Annotator(args.output, bundle)
-        for frame in open_live(args.source, paced=False):
-            annotator.write(frame.to_ndarray(format="rgb24"), best[0][0], best[0][1])
-        annotator.close()
+        shown = top(logits, bundle, 1)
+        with closing(Annotator(args.output, bundle)) as annotator:
+            for i, frame in enumerate(open_live(args.source, paced=False)):
+                # Some formats carry no times: raw H.264.
+                annotator.write(frame, shown, i / 25 if frame.time is None else frame.time)
     return {
-        "clips": len(whole.times),
+        "clips": whole.count,
         "frames_per_clip": len(frames),
         "labels": best,
         "first_s": round(first or 0.0, 3),
@@ -385,7 +407,7 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     step = args.span / recognizer.num_frames
     begin = time.perf_counter()
     last = last_seen = -np.inf
-    shown: str | None = None
+    shown: list[tuple[str, float]] = []
     best: list[tuple[str, float]] = []
     skipped = 0
     try:
@@ -400,13 +422,12 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
                 if logits is not None:
                     to_label.times.append(1000 * (time.perf_counter() - arrived))
                     best = top(logits, bundle, args.top)
-                    if best[0][0] != shown:
-                        shown = best[0][0]
-                        _print_labels(best[:1], f"{arrived - begin:7.2f} s  ")
+                    before, shown = shown, top(logits, bundle, 1)
+                    if [name for name, _ in shown] != [name for name, _ in before]:
+                        _print_labels(shown, f"{arrived - begin:7.2f} s  ")
             last_seen = arrived
             if annotator is not None:
-                name, share = best[0] if best else (None, 0.0)
-                annotator.write(frame.to_ndarray(format="rgb24"), name, share)
+                annotator.write(frame, shown, arrived)
     except KeyboardInterrupt:
         _say("stopped")
     finally:
@@ -415,11 +436,11 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
             annotator.close()
     elapsed = time.perf_counter() - begin
     return {
-        "frames": len(network.times),
+        "frames": network.count,
         "labels": best,
         "network": network.percentiles(),
         "frame_to_label": to_label.percentiles(),
-        "fps": round(len(network.times) / elapsed, 1),
+        "fps": round(network.count / elapsed, 1),
         "dropped": source.dropped,
         "left_out_by_span": skipped,
         "reconnects": source.reconnects,

@@ -315,8 +315,7 @@ class Converter:
         if turns % 2:
             h, w = w, h
         rgb = self._scaler.reformat(frame, width=w, height=h, format="rgb24", interpolation=self._how)
-        image = rgb.to_ndarray()
-        return crop_middle(np.rot90(image, turns) if turns else image, self.spec)
+        return crop_middle(upright(rgb.to_ndarray(), frame), self.spec)
 
 
 def read_clip(path: str | Path, spec: InputSpec, sampling: Sampling) -> Array:
@@ -359,10 +358,16 @@ def peak_memory() -> int | None:
 
 
 class Stopwatch:
-    """Times of a repeated piece of work, in milliseconds; the last 10,000."""
+    """Times of a repeated piece of work, in milliseconds.
+
+    Attributes:
+        times: The last 10,000.
+        count: Of all.
+    """
 
     def __init__(self) -> None:
         self.times: deque[float] = deque(maxlen=10_000)
+        self.count = 0
         self._start = 0.0
 
     def __enter__(self) -> Stopwatch:
@@ -371,6 +376,7 @@ class Stopwatch:
 
     def __exit__(self, *error: object) -> None:
         self.times.append(1000 * (time.perf_counter() - self._start))
+        self.count += 1
 
     def percentiles(self) -> dict[str, float]:
         """p50, p95 and p99; empty without times."""
@@ -391,8 +397,14 @@ def top(logits: Mapping[str, Array], bundle: Bundle, k: int = 3) -> list[tuple[s
     return found
 
 
-def frames_of(source: Any) -> Iterator[Any]:
-    """Decoded video frames of an open ``av`` container."""
+def frames_of(source: Any, *, live: bool) -> Iterator[Any]:
+    """Decoded video frames of an open ``av`` container; live each as soon as it has come."""
     stream = source.streams.video[0]
-    stream.thread_type = "AUTO"
+    # Threads that each decode another frame hold back as many frames as there are threads.
+    stream.thread_type = "SLICE" if live else "AUTO"
     yield from source.decode(stream)
+
+
+def upright(image: Array, frame: Any) -> Array:
+    """The picture (H, W, 3) of an ``av.VideoFrame``, turned as its rotation flag says."""
+    return np.rot90(image, round(frame.rotation / 90) % 4)
