@@ -23,8 +23,6 @@ from lightning_har.data.synthetic import generate
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = Path(__file__).resolve().parent / "results" / "all_recipes"
-LEFT_OUT = ("folder",)
-"""Recipes whose data are the user's own."""
 TRAIN, VAL, TEST, SIZE, EPOCHS = 4, 1, 4, 64, 2
 """Clips of each class, their height and width in pixels, and epochs."""
 
@@ -44,7 +42,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     args = parser.parse_args()
-    names = args.recipes or [p.stem for p in sorted((ROOT / "recipes").glob("*.py")) if p.stem not in LEFT_OUT]
+    names = args.recipes or [p.stem for p in sorted((ROOT / "recipes").glob("*.py"))]
     clips = args.work / "clips"
     generate(clips, clips_per_class=(TRAIN, VAL, TEST), size=SIZE)
     benchmark(

@@ -225,10 +225,10 @@ def _classes(pairs: Sequence[tuple[Row, Row]]) -> dict[str, dict[str, int]]:
     counts["all"] = {key: sum(tally[key] for tally in counts.values()) for key in ("a", "b", "ties", "undefined")}
     whole = [found for found in signs.values() if len(found) == 3]
     by_class = {"classes": len(whole), "equal": sum(not any(found) for found in whole)}
-    for side, sign in (("a", 1), ("b", -1)):
-        by_class[f"{side}_any"] = sum(sign in found for found in whole)
-        by_class[f"{side}_all_or_equal"] = sum(-sign not in found for found in whole)
-        by_class[f"{side}_all"] = sum(found == [sign] * 3 for found in whole)
+    for which, higher in (("a", 1), ("b", -1)):
+        by_class[f"{which}_any"] = sum(higher in found for found in whole)
+        by_class[f"{which}_all_or_equal"] = sum(-higher not in found for found in whole)
+        by_class[f"{which}_all"] = sum(found == [higher] * 3 for found in whole)
     counts["by_class"] = by_class
     return counts
 
