@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lightning_har._files import whole_file
 from lightning_har._lightning import Callback, pl
+from lightning_har.bench.memory import PeakMemory
 from lightning_har.data.parallel import bar
 from lightning_har.errors import HarError
 from lightning_har.types import Batch, Failure, Video
@@ -127,24 +128,34 @@ class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
         clock: Tells the time and the share of waiting.
         unread: Tells how many videos the epoch's scores cover.
         echo: Also print each row.
+
+    Attributes:
+        rows: Of the epochs so far.
+        memory: Tells the peak of training, if set before it begins.
     """
 
     def __init__(self, path: Path, clock: DataClock, unread: CountUnread, *, echo: bool = False) -> None:
         self.path = path
         self.rows: list[dict[str, str]] = []
+        self.memory: PeakMemory | None = None
         self._clock = clock
         self._unread = unread
         self._echo = echo
+        self._trained = False
         self._started = 0.0
         self._lr: float | None = None
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Read the rows that are there: a run that is resumed after its training starts no epoch."""
+        if stage == "fit" and self.path.is_file():
+            with self.path.open(newline="") as file:
+                self.rows = list(csv.DictReader(file))
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Keep the rows of the epochs before this one."""
         # An epoch that is resumed in its middle has no start.
         self.on_train_epoch_start(trainer, pl_module)
-        if self.path.is_file():
-            with self.path.open(newline="") as file:
-                self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+        self.rows = [row for row in self.rows if int(row["epoch"]) < trainer.current_epoch]
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Note the time, and the learning rate before the schedule moves it on."""
@@ -166,9 +177,13 @@ class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
         }
         if self._lr is not None:
             row["lr"] = f"{self._lr:.6g}"
+        peak = self.memory.so_far() if self.memory is not None else None
+        if peak is not None:
+            row["peak_bytes"] = str(peak)
         row |= {name: f"{value:.6g}" for name, value in sorted(metrics.items())}
         row |= {name: str(count) for name, count in self._unread.counts.items()}
         self.rows.append(row)
+        self._trained = True
         if trainer.is_global_zero:
             self._write()
             if self._echo:
@@ -180,6 +195,13 @@ class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
             if int(row["epoch"]) == epoch:
                 return {name: float(value) for name, value in row.items() if value}
         return {}
+
+    def peak_bytes(self) -> int | None:
+        """Of training, the parts of a run before it was resumed included; None where none was measured."""
+        peaks = [int(row["peak_bytes"]) for row in self.rows if row.get("peak_bytes")]
+        if peaks and self._trained and self.memory is not None and self.memory.peak_bytes is not None:
+            peaks.append(self.memory.peak_bytes)  # the last checkpoint is written after the last row
+        return max(peaks, default=None)
 
     def _write(self) -> None:
         names = list(dict.fromkeys(name for row in self.rows for name in row))
@@ -332,6 +354,15 @@ class StopOnNaN(Callback):  # type: ignore[misc]
                 f"on the files: {', '.join(self._paths)}\ntry a smaller learning rate (--module.lr) or "
                 "--trainer.gradient_clip_val 1.0; if it is always these files, look at them"
             )
+
+
+class StayStopped(Callback):  # type: ignore[misc]
+    """Trains no further epoch where early stopping had ended the run that is resumed: Lightning forgets that it had."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Look at the callbacks, whose states are restored by now."""
+        if any(isinstance(one, EarlyStopping) and one.stopped_epoch > 0 for one in trainer.callbacks):
+            trainer.should_stop = True
 
 
 class SaveOnInterrupt(Callback):  # type: ignore[misc]

@@ -22,7 +22,7 @@ import torch
 from lightning_har._lightning import base_name, interruptible, make_trainer, pl
 from lightning_har.arguments import Arguments, parse
 from lightning_har.bench.latency import measure_reading
-from lightning_har.bench.memory import PeakMemory
+from lightning_har.bench.memory import PeakMemory, give_back
 from lightning_har.bench.predictions import Predictions
 from lightning_har.bench.report import (
     SCHEMA_VERSION,
@@ -41,6 +41,7 @@ from lightning_har.callbacks import (
     EpochLog,
     RunProgress,
     SaveOnInterrupt,
+    StayStopped,
     StepSeed,
     StopOnNaN,
 )
@@ -176,21 +177,23 @@ def _run_one(
     log = EpochLog(folder / "metrics.csv", clock, unread, echo=not interactive)
     best, last = _checkpointing(folder, module, None if args.refit_all else monitor)
     # The log before the checkpoint: a process killed between the two goes on with every epoch's row.
-    callbacks: list[Any] = [log, best, last]
-    callbacks += [StepSeed(args.seed), clock, unread, StopOnNaN(), SaveOnInterrupt(folder / LAST), outputs]
+    callbacks: list[Any] = [log, best, last, StepSeed(args.seed), clock, unread, outputs]
+    callbacks += [StopOnNaN(), StayStopped(), SaveOnInterrupt(folder / LAST)]
     callbacks += [RunProgress(clock)] if interactive else []
     trainer = _build_trainer(args, folder, callbacks)
     device = trainer.strategy.root_device
 
-    with PeakMemory(device) as train_memory, _resumable(trainer, folder, whole):
+    with PeakMemory(device) as log.memory, _resumable(trainer, folder, whole):
         trainer.fit(module, datamodule=datamodule, ckpt_path=resume_from and str(resume_from))
     scores: dict[str, Any] = {}
     if best.best_model_path:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
         module.load_state_dict(state["state_dict"])
         scores = {"val": split_scores(log.row_of(state["epoch"]), "val_", module)} if not args.refit_all else {}
+        del state
     elif trainer.max_epochs == 0:  # checkpoints that are only put together
         trainer.save_checkpoint(folder / BEST, weights_only=True)
+    _forget_training(trainer)
     with PeakMemory(device) as test_memory:
         if "test" in datamodule.manifests:
             with _resumable(trainer, folder, whole):
@@ -221,7 +224,7 @@ def _run_one(
         "files": {"scored": len(outputs.ids), "skipped": len(outputs.failures)},
         "metrics": scores,
         "cost": cost,
-        "memory": {"train_peak_bytes": train_memory.peak_bytes, "test_peak_bytes": test_memory.peak_bytes},
+        "memory": {"train_peak_bytes": log.peak_bytes(), "test_peak_bytes": test_memory.peak_bytes},
         "latency": latency,
         "reading": reading,
         "note": REFITTED if args.refit_all else None,
@@ -469,6 +472,13 @@ def quiet_lightning() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+def _forget_training(trainer: Any) -> None:
+    """So that the peak of testing does not begin with what training has left."""
+    trainer.strategy.optimizers = []
+    trainer.strategy.lr_scheduler_configs = []
+    give_back()
 
 
 # -- after ------------------------------------------------------------------------------------------------

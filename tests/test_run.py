@@ -3,9 +3,10 @@ import json
 import os
 import signal
 import time
+import weakref
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import yaml
 
 from lightning_har._lightning import Callback, Trainer
 from lightning_har.bench.predictions import Predictions
+from lightning_har.callbacks import EarlyStopping
 from lightning_har.cli import lightning, main
 from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.data.kinetics import KineticsDataModule
@@ -222,13 +224,45 @@ class InterruptTest(Callback):  # type: ignore[misc]
         raise KeyboardInterrupt
 
 
-def test_a_run_interrupted_in_its_test_goes_on(call: Any, tmp_path: Path) -> None:
-    trainer = {"max_epochs": 1, "num_sanity_val_steps": 0, "callbacks": [InterruptTest()]}
+@pytest.mark.parametrize("ended_by", ["epochs", "early stopping"])
+def test_a_run_interrupted_in_its_test_goes_on(call: Any, tmp_path: Path, ended_by: str) -> None:
+    early = ended_by == "early stopping"
+    # No second epoch is better by so much.
+    callbacks: list[Any] = [EarlyStopping("val_loss", min_delta=1e9, patience=1)] if early else []
+    trainer = {"max_epochs": 4 if early else 2, "num_sanity_val_steps": 0}
     with pytest.raises(KeyboardInterrupt, match="--resume"):
-        call(trainer=trainer)
-    report = call("--resume", str(tmp_path / "run"), out="")["tiny"]
+        call(trainer={**trainer, "callbacks": [*callbacks, InterruptTest()]})
+    metrics = tmp_path / "run" / "metrics.csv"
+    epochs = rows(metrics)
+    assert len(epochs) == 2
+    peak = epochs[0]["peak_bytes"]
+    assert int(peak) > 10 * 2**20
+    metrics.write_text(metrics.read_text().replace(peak, str(10**15)))  # of the first part, as none of the second can
+    report = call("--resume", str(tmp_path / "run"), out="", trainer={**trainer, "callbacks": callbacks})["tiny"]
     assert report["files"]["scored"] == 12
-    assert len(rows(tmp_path / "run" / "metrics.csv")) == 1
+    assert len(rows(metrics)) == 2, "nothing was left to train"
+    assert report["memory"]["train_peak_bytes"] == 10**15
+    best = torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)["epoch"]
+    assert report["metrics"]["val"]["action"]["video"]["top1"] == float(epochs[best]["val_top1"])
+
+
+class Leftovers(Callback):  # type: ignore[misc]
+    """Looks in the test for what training has left."""
+
+    optimizer: Any = None
+    found: ClassVar[list[Any]] = []
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        assert trainer.optimizers[0].state
+        self.optimizer = weakref.ref(trainer.optimizers[0])
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        self.found.append(self.optimizer())
+
+
+def test_the_memory_of_testing_is_without_that_of_training(call: Any) -> None:
+    call(trainer={"max_epochs": 1, "limit_train_batches": 1, "callbacks": [Leftovers()]})
+    assert Leftovers.found == [None]
 
 
 class Never(Callback):  # type: ignore[misc]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 import threading
 from pathlib import Path
 from types import TracebackType
@@ -31,13 +34,15 @@ class PeakMemory:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.peak_bytes: int | None = None
+        self._sampler: _Sampler | None = None
 
     def __enter__(self) -> Self:
         if self.device.type == "cuda":
             if torch.cuda.is_initialized():  # else PyTorch refuses, and there is no peak yet
                 torch.cuda.reset_peak_memory_stats(self.device)
             return self
-        self._sampler = None if _reset_high_water_mark() else _Sampler()
+        if not _reset_high_water_mark():
+            self._sampler = _Sampler()
         return self
 
     def __exit__(
@@ -46,12 +51,15 @@ class PeakMemory:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.peak_bytes = self.so_far()
+        if self._sampler is not None:
+            self._sampler.stop()
+
+    def so_far(self) -> int | None:
+        """The peak up to now, inside of the block."""
         if self.device.type == "cuda":
-            self.peak_bytes = torch.cuda.max_memory_allocated(self.device)
-        elif self._sampler is not None:
-            self.peak_bytes = self._sampler.stop()
-        else:
-            self.peak_bytes = _status_bytes("VmHWM")
+            return torch.cuda.max_memory_allocated(self.device)
+        return _status_bytes("VmHWM") if self._sampler is None else self._sampler.peak
 
 
 def _reset_high_water_mark() -> bool:
@@ -70,18 +78,25 @@ def _status_bytes(field: str) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
+def give_back() -> None:
+    """Return to the system what is no longer used: what Python and the C library keep would hide the next peak."""
+    gc.collect()
+    with contextlib.suppress(AttributeError, OSError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 class _Sampler:
     def __init__(self) -> None:
-        self._peak = _status_bytes("VmRSS")
+        self.peak = _status_bytes("VmRSS")
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
 
     def _sample(self) -> None:
-        while self._peak is not None and not self._done.wait(0.01):
-            self._peak = max(self._peak, _status_bytes("VmRSS") or 0)
+        while self.peak is not None and not self._done.wait(0.01):
+            self.peak = max(self.peak, _status_bytes("VmRSS") or 0)
 
     def stop(self) -> int | None:
         self._done.set()
         self._thread.join()
-        return self._peak
+        return self.peak

@@ -1,3 +1,4 @@
+import platform
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ from torch import nn
 
 from lightning_har.bench.cost import count_macs, count_parameters, example_video, select
 from lightning_har.bench.latency import measure_latency
-from lightning_har.bench.memory import PeakMemory, _Sampler
+from lightning_har.bench.memory import PeakMemory, _Sampler, _status_bytes, give_back
 from lightning_har.spec import InputSpec
 
 
@@ -77,6 +78,33 @@ def test_sampled_memory_sees_it_too() -> None:
     assert with_block is not None
     assert without is not None
     assert with_block - without > 200 * 2**20
+
+
+def test_the_peak_is_told_while_it_grows() -> None:
+    with PeakMemory() as peak:
+        before = peak.so_far()
+        block = torch.ones(64, 1024, 1024)
+        del block
+        after = peak.so_far()
+    assert before is not None
+    assert after is not None
+    assert after - before > 200 * 2**20
+    assert peak.peak_bytes is not None
+    assert peak.peak_bytes >= after
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to give memory back")
+def test_what_the_c_library_keeps_is_given_back() -> None:
+    blocks = [torch.ones(16, 1024) for _ in range(4096)]  # 64 KiB each, too small for pages of their own
+    kept = blocks[-1]
+    del blocks
+    before = _status_bytes("VmRSS")
+    give_back()
+    after = _status_bytes("VmRSS")
+    assert before is not None
+    assert after is not None
+    assert before - after > 100 * 2**20
+    assert kept.sum() == 16 * 1024
 
 
 def test_nothing_is_reset_on_cuda_before_anything_ran_there(monkeypatch: pytest.MonkeyPatch) -> None:
