@@ -165,6 +165,17 @@ def test_a_download_that_fails_tells_the_page_too(tmp_path, monkeypatch, capsys)
     assert "HTTP 404. The data set's page: https://serre.lab.brown.edu" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["a.webm", "b.WEBM", "c.ogv", "d.divx", "e.mxf"])
+def test_a_name_whose_container_takes_no_h264_stays(tmp_path, make_video, number_of, name):
+    codec, inside = ("libvpx", "x.webm") if "webm" in name.lower() else ("mpeg4", "x.avi")
+    (tmp_path / "in").mkdir()
+    make_video(tmp_path / inside, 30, codec=codec, fps=15).rename(tmp_path / "in" / name)
+    assert data("prepare", "folder", tmp_path / "in", "--reencode", tmp_path / "out", "--workers", 0) == 0
+    with PyAVVideo(tmp_path / "out" / name) as video:
+        assert video.info().num_frames == 30
+        assert [number_of(frame) for frame in video.read([3, 17])] == [3, 17]
+
+
 def test_reencoded_videos_show_the_same_with_keyframes_close_together(tmp_path, capsys):
     write_video(tmp_path / "in" / "a" / "x.avi", fake_frames(3, 50, (120, 160)), fps=30)
     (tmp_path / "in" / "notes.txt").write_text("kept")

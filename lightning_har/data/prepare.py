@@ -21,6 +21,8 @@ from lightning_har.errors import DataError, DecodeError
 
 _OWN_FOLDER = {"hmdb51_org.rar": "hmdb51_org"}
 """Archives that hold no folder of their own."""
+_NOT_H264 = (".divx", ".mxf", ".ogv", ".webm")
+"""Suffixes whose containers take no H.264, or not of every frame rate, or that FFmpeg writes none for."""
 _CHUNK = 32
 
 
@@ -60,7 +62,8 @@ def reencode_folder(
 ) -> dict[str, str]:
     """Re-encode every video below a folder to a short side, with keyframes close together; copy the other files.
 
-    Names stay, so that the official lists still fit. What is there already is not done again.
+    Names stay, so that lists of them still fit: a .webm then holds Matroska, which readers tell by the content. What is
+    there already is not done again.
 
     Args:
         source: Folder to read.
@@ -101,7 +104,7 @@ def reencode(
 
     Args:
         source: Video to read.
-        target: Its suffix decides the container.
+        target: Its suffix decides the container; Matroska, where that suffix's takes no H.264, as .webm.
         side: Short side in pixels, rounded to even; a smaller video is not enlarged.
         keyframes: Frames from one keyframe to the next.
         quality: x264's constant rate factor.
@@ -118,7 +121,12 @@ def reencode(
         h, w = short_side(h, w, side) if min(h, w) > side else (h, w)
         return max(h // 2 * 2, 2), max(w // 2 * 2, 2)
 
-    with whole_file(target) as part, PyAVVideo(source, threads=1) as video, av.open(str(part), "w") as container:
+    format = "matroska" if target.suffix.lower() in _NOT_H264 else None
+    with (
+        whole_file(target) as part,
+        PyAVVideo(source, threads=1) as video,
+        av.open(str(part), "w", format=format) as container,
+    ):
         info = video.info()
         rate = round(info.fps * 1000) if 1 <= info.fps <= 240 else 25_000
         stream = None
