@@ -17,9 +17,11 @@ import stat
 import subprocess
 import tarfile
 import tempfile
+import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -133,7 +135,7 @@ def _opened(path: Path) -> tuple[Iterable[Entry], _Extract]:
         head = file.read(8)
     if head.startswith(_RAR):
         tool, entries = _rar_list(path)
-        return entries, lambda out, limit, advance: _extract_rar(path, tool, out, limit)
+        return entries, lambda out, limit, advance: _extract_rar(path, tool, out, limit, advance)
     if zipfile.is_zipfile(path):
         return _zip_entries(path), lambda out, limit, advance: _extract_zip(path, out, limit, advance)
     if tarfile.is_tarfile(path):
@@ -356,10 +358,33 @@ def _bsdtar_list(text: str) -> Iterable[Entry]:
         yield Entry(match[3], int(match[2]), kind)
 
 
-def _extract_rar(path: Path, tool: str, out: Path, limit: int) -> None:
+def _extract_rar(path: Path, tool: str, out: Path, limit: int, advance: Callable[[int], None]) -> None:
     place = str(path.absolute())
     command = {
         "unrar": ["unrar", "x", "-p-", "-idq", "-o+", "--", place, f"{out}/"],
         "bsdtar": ["bsdtar", "-xf", place, "-C", str(out)],
     }.get(tool, [tool, "x", "-y", "-bd", "-p", f"-o{out}", "--", place])
-    _run(command, path, limit)
+    with _counting_files(out, advance):
+        _run(command, path, limit)
+
+
+@contextmanager
+def _counting_files(folder: Path, advance: Callable[[int], None]) -> Iterator[None]:
+    """Advance by what appears in a folder: the tools do not tell how far they are."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        seen, last = 0, False
+        while not last:
+            last = ended.wait(1.0)
+            now = sum(len(files) for _, _, files in os.walk(folder))
+            advance(now - seen)
+            seen = now
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()

@@ -8,6 +8,7 @@ import shutil
 import stat
 import tarfile
 import zipfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,21 @@ def test_files_come_out_as_they_went_in(tmp_path, write):
     assert {n: (tmp_path / "out" / n).read_bytes() for n in GOOD} == GOOD
     assert everything(tmp_path / "out") == sorted([*GOOD, "a", "a/e"])
     unpack(tmp_path / "archive.bin", tmp_path / "out")
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_progress_reaches_the_number_of_files(tmp_path, monkeypatch, write):
+    told = []
+
+    @contextmanager
+    def progress(description, total):
+        told.append(total)
+        yield told.append
+
+    monkeypatch.setattr(archives, "progress", progress)
+    write(tmp_path / "archive", GOOD)
+    unpack(tmp_path / "archive", tmp_path / "out")
+    assert told[0] == sum(told[1:]) == len(GOOD)
 
 
 @pytest.mark.parametrize("write", WRITERS)
