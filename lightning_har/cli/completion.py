@@ -78,7 +78,7 @@ complete -o filenames -F _lightning_har lightning-har
 
 def _fish(words: dict[str, list[str]]) -> str:
     lines = [
-        f"complete -c lightning-har -n __fish_use_subcommand -f -a {name} -d '{text}'"
+        f'complete -c lightning-har -n __fish_use_subcommand -f -a {name} -d "{text}"'
         for name, text in COMMANDS.items()
     ]
     for name, found in words.items():

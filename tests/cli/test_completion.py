@@ -1,3 +1,4 @@
+import shlex
 import shutil
 import subprocess
 
@@ -36,6 +37,14 @@ def test_bash_completes(words: list[str], expected: set[str], capsys: pytest.Cap
 COMP_WORDS=({line}); COMP_CWORD={len(words)}; _lightning_har; printf '%s\\n' "${{COMPREPLY[@]}}" """
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, cwd="/", check=True)
     assert set(done.stdout.split()) == expected
+
+
+def test_every_line_for_fish_is_closed(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its quotes, which are the shell's own kinds; an apostrophe in a description once opened one."""
+    lines = [shlex.split(line) for line in script("fish", capsys).splitlines()]
+    assert all(words[:3] == ["complete", "-c", "lightning-har"] for words in lines)
+    told = {words[words.index("-a") + 1]: words[-1] for words in lines if "-d" in words}
+    assert told == COMMANDS
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
