@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal, NoReturn, TypeAlias, TypeVar
 
@@ -116,6 +117,8 @@ class _TracebackError(Exception):
 def _work(pipe: Connection, function: Callable[[Item], Result]) -> None:
     """What a worker process does: items in; out None where it begins, then (result, error, traceback)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the parent answers it
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     while True:
         try:
             item = pipe.recv()
@@ -199,10 +202,25 @@ def _hand(
     context = multiprocessing.get_context("spawn")
     pipe, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, function), daemon=True)
-    process.start()
+    with _without_ctrl_c():
+        process.start()
     theirs.close()
     pipe.send(item)
     return pipe, _Worker(process, item)
+
+
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    """A process that starts in the block has Ctrl-C blocked while it imports; to this one it comes afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # the first process starts it, which would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end(pipe: Connection, worker: _Worker) -> str:

@@ -146,6 +146,45 @@ def test_ctrl_c_while_it_reads(tmp_path: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+STOPPED_AT_ONCE = """
+import os, signal, sys, time
+from multiprocessing.context import SpawnProcess
+start = SpawnProcess.start
+
+def start_and_stop(self):
+    start(self)
+    time.sleep(SECONDS)  # and it imports what it needs
+    os.killpg(0, signal.SIGINT)  # what the terminal does: to every process of the group
+
+SpawnProcess.start = start_and_stop
+from lightning_har.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="process groups of Unix")
+@pytest.mark.parametrize("seconds", ["0", "0.02", "0.05", "0.1"])
+def test_ctrl_c_while_processes_start(seconds: str, tmp_path: Path) -> None:
+    write_fake_folder(tmp_path / "clips", clips=3)
+    command = [
+        sys.executable,
+        "-c",
+        STOPPED_AT_ONCE.replace("SECONDS", seconds),
+        "data",
+        "check",
+        "clips",
+        "--workers",
+        "2",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, timeout=300, start_new_session=True, check=False
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.splitlines()[-1] == "interrupted"
+    assert "Traceback" not in done.stderr
+
+
 FULL = """
 import resource, sys
 from lightning_har.cli.main import main
