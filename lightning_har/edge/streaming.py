@@ -29,6 +29,8 @@ class StreamingRecognizer(nn.Module):
     ``temporal_shift="causal"`` or none. (The two-directional shift of TSM looks one frame ahead in every block: it
     has no streamed form of the same logits. Lin et al. 2019, section 4.2, train a one-directional one for this.)
 
+    It stays on the module's device and in its type; frames are given there.
+
     As a module it is a function without memory, ``(frame, *state) -> (*logits, *state)``, which exports;
     ``push`` keeps the state for you.
 
@@ -50,7 +52,7 @@ class StreamingRecognizer(nn.Module):
         self.step: nn.Module
         net = copy.deepcopy(net).eval().requires_grad_(False)
         self.step = _TSNStep(net, spec) if isinstance(net, TSN) else _CNNRNNStep(net)
-        self.normalize = Normalize(spec, rank=4)
+        self.normalize = Normalize(spec, rank=4).to(next(net.parameters()).device)
         self.eval()
         self.heads = self._heads(module)
         self._state: State | None = None
@@ -61,9 +63,13 @@ class StreamingRecognizer(nn.Module):
         return ("logits",) if isinstance(num_classes, int) else tuple(num_classes)
 
     def initial_state(self, batch_size: int = 1) -> State:
-        """The state before the first frame, one tensor or more with the batch first (a frame count has none)."""
+        """The state before the first frame, one tensor or more with the batch first (a frame count has none).
+
+        On the device and in the type of the network's parameters.
+        """
         state: State = self.step.initial_state(batch_size)  # type: ignore[operator]
-        return state
+        like = next(self.step.parameters())
+        return tuple(s.to(like) for s in state)
 
     def forward(self, frame: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """One step, without memory.
@@ -75,7 +81,8 @@ class StreamingRecognizer(nn.Module):
         Returns:
             Logits (B, K) of each of ``heads``, then the new state.
         """
-        logits, new = self.step(self.normalize(frame), state)
+        x, dtype = self.normalize(frame), next(self.step.parameters()).dtype
+        logits, new = self.step(x if x.dtype == dtype else x.to(dtype), state)
         values = tuple(logits[h] for h in self.heads) if isinstance(logits, dict) else (logits,)
         return (*values, *new)
 
@@ -89,7 +96,7 @@ class StreamingRecognizer(nn.Module):
         if frame.ndim == 3:
             frame = frame[None]
         state = self.initial_state(frame.shape[0]) if self._state is None else self._state
-        out = self(frame, *(s.to(frame.device) for s in state))
+        out = self(frame, *state)
         self._state = out[len(self.heads) :]
         if self.heads == ("logits",):
             return out[0]  # type: ignore[no-any-return]
@@ -161,7 +168,7 @@ class _TSNStep(nn.Module):
                         )
                     setattr(parent, name, _OnlineShift(child, self.memory))
         with torch.no_grad():
-            logits = self._frame_logits(torch.zeros(1, spec.channels, *spec.size))
+            logits = self._frame_logits(next(net.parameters()).new_zeros(1, spec.channels, *spec.size))
         self.widths = [x.shape[1] for x in logits.values()]
         self.maps = [tuple(x.shape[1:]) for x in self.memory.new]
         self.memory.new = []

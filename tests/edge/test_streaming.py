@@ -35,13 +35,38 @@ def test_streamed_logits_equal_the_clips(name):
     torch.testing.assert_close(streamed, expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("name", STREAMABLE)
+def test_a_stream_is_of_its_modules_type(name):
+    """As on another device: nothing is made in float32 on the CPU and left there."""
+    module = STREAMABLE[name]().double()
+    video = clips(1)["video"]
+    stream = StreamingRecognizer(module)
+    assert {s.dtype for s in stream.initial_state(1)} == {torch.float64}
+    with torch.no_grad():
+        for t in range(FRAMES):
+            streamed = stream.push(video[:, :, t])
+        torch.testing.assert_close(streamed, module(video), atol=1e-6, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("name", STREAMABLE)
+def test_a_stream_is_on_its_modules_device(name):
+    module = STREAMABLE[name]().to("cuda", torch.float64)
+    video = clips(1)["video"].cuda()
+    stream = StreamingRecognizer(module)
+    with torch.no_grad():
+        for t in range(FRAMES):
+            streamed = stream.push(video[:, :, t])
+        torch.testing.assert_close(streamed, module(video), atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("temporal", ["gru", "lstm"])
 def test_a_mobile_backbone_streams_exactly_in_double_precision(temporal):
     # In float32 the rounding of a deep untrained network, amplified by the norm behind the state, hides 1e-5.
     module = cnn_rnn(temporal, backbone="mobilenetv2_050").double()
     video = module._prepare(clips(1)["video"])
     stream = StreamingRecognizer(module)
-    state = tuple(s.double() for s in stream.initial_state(1))
+    state = stream.initial_state(1)
     with torch.no_grad():
         for t in range(FRAMES):
             streamed, *state = stream(video[:, :, t], *state)
