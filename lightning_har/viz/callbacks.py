@@ -19,8 +19,9 @@ from torch import Tensor
 from lightning_har._lightning import Callback
 from lightning_har.errors import ConfigError
 from lightning_har.nets.backbones import Backbone
+from lightning_har.spec import InputSpec
 from lightning_har.types import Batch, Video
-from lightning_har.viz.activation import STUDY_C_LAYERS, save_features
+from lightning_har.viz.activation import STUDY_C_LAYERS, maximize_activation, save_features
 from lightning_har.viz.bars import save_class_bars, save_most_confused
 from lightning_har.viz.confusion import save_confusion_matrix
 from lightning_har.viz.curves import save_curves
@@ -102,6 +103,15 @@ class GradCAMPictures(Callback):  # type: ignore[misc]
         self._clips, self._every, self._layer = clips, every_n_epochs, layer
         self._video: Video | None = None
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Refuse a module whose input is no picture.
+
+        Raises:
+            ConfigError: It takes flow alone.
+        """
+        if isinstance(pl_module.spec, InputSpec) and pl_module.spec.modality != "rgb":
+            raise ConfigError("GradCAMPictures draws over RGB frames; this module takes flow alone")
+
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Batch, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -115,8 +125,6 @@ class GradCAMPictures(Callback):  # type: ignore[misc]
             return
         video = self._video
         rgb = video["rgb"] if isinstance(video, Mapping) else video
-        if rgb.shape[1] != 3:
-            raise ConfigError("GradCAMPictures draws over RGB frames; this module takes flow alone")
         # Validation runs in inference mode, whose tensors can have no gradient; these clips are copies.
         with torch.inference_mode(False):
             copied: Video = {m: x.clone() for m, x in video.items()} if isinstance(video, Mapping) else video.clone()
@@ -209,21 +217,31 @@ class FeaturePictures(Callback):  # type: ignore[misc]
     def __init__(self, layers: Sequence[str] = STUDY_C_LAYERS, channels: int = 6, steps: int = 96) -> None:
         self._layers, self._channels, self._steps = layers, channels, steps
 
-    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Draw.
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Try a step on each layer, so that what cannot be drawn is said before the training, not after it.
 
         Raises:
-            ConfigError: The module has no 2D backbone.
+            ConfigError: The module has no 2D backbone, or that has no such layer or channels.
         """
-        backbone = getattr(pl_module.net, "backbone", None)
-        if not isinstance(backbone, Backbone):
-            raise ConfigError(f"{type(pl_module).__name__} has no 2D backbone; FeaturePictures is for TSN and CNN-RNN")
+        for layer in self._layers:
+            maximize_activation(_backbone(pl_module), layer, [self._channels - 1], steps=1)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Draw."""
+        backbone = _backbone(pl_module)
         with torch.inference_mode(False), torch.enable_grad():
             log_picture(
                 trainer,
                 "features",
                 lambda path: save_features(backbone, path, self._layers, channels=self._channels, steps=self._steps),
             )
+
+
+def _backbone(module: Any) -> Backbone:
+    backbone = getattr(module.net, "backbone", None)
+    if not isinstance(backbone, Backbone):
+        raise ConfigError(f"{type(module).__name__} has no 2D backbone; FeaturePictures is for TSN and CNN-RNN")
+    return backbone
 
 
 def _first(video: Video, count: int) -> Video:

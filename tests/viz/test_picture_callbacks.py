@@ -10,6 +10,7 @@ from lightning_har._lightning import Trainer, pl
 from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.errors import ConfigError
 from lightning_har.modules.cnn_rnn import CNNRNNModule
+from lightning_har.spec import InputSpec
 from lightning_har.viz.callbacks import (
     ClassPictures,
     CurvePictures,
@@ -94,6 +95,33 @@ def test_without_a_logger_they_go_to_the_root_and_only_the_first_process_draws(t
 def test_a_module_without_a_2d_backbone_has_no_features(tmp_path: Path) -> None:
     module = SimpleNamespace(net=SimpleNamespace(backbone=None))
     with pytest.raises(ConfigError, match="no 2D backbone"):
-        FeaturePictures().on_train_end(SimpleNamespace(), module)
+        FeaturePictures().on_fit_start(SimpleNamespace(), module)
     with pytest.raises(ConfigError, match="every_n_epochs"):
         GradCAMPictures(every_n_epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (FeaturePictures(), "test_resnet has no layer 'blocks.1.0'"),
+        (FeaturePictures(["layer1"], channels=9999), "has channels 0 to"),
+    ],
+)
+def test_features_that_cannot_be_drawn_are_refused_before_the_training(
+    callback: FeaturePictures, message: str, class_folder: Path, tmp_path: Path
+) -> None:
+    module = CNNRNNModule(2, "test_resnet", "avg", pretrained=False, num_frames=2, input_size=32)
+    module.training_step = lambda batch, index: pytest.fail("it has begun")
+    data = VideoFolderDataModule(class_folder, spec=module.spec, batch_size=4, num_workers=0)
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=[callback])
+    with pytest.raises(ConfigError, match=message):
+        trainer.fit(module, data)
+
+
+def test_grad_cam_of_flow_alone_is_refused_before_the_training() -> None:
+    spec = InputSpec(2, (32, 32), modality="flow", mean=(0.5,), std=(1.0,))
+    with pytest.raises(ConfigError, match="flow alone"):
+        GradCAMPictures().on_fit_start(SimpleNamespace(), SimpleNamespace(spec=spec))
+    GradCAMPictures().on_fit_start(
+        SimpleNamespace(), SimpleNamespace(spec={"rgb": InputSpec(2, (32, 32)), "flow": spec})
+    )
