@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -48,6 +49,10 @@ class Demo:
         self._loaded: dict[str, ActionRecognizer] = {}
         self._pictures = tempfile.mkdtemp(prefix="lightning-har-demo-")
 
+    def close(self) -> None:
+        """Remove the pictures of what was looked at."""
+        shutil.rmtree(self._pictures, ignore_errors=True)
+
     def load(self, name: str) -> ActionRecognizer:
         """A model, kept for the next clip; only the last one is.
 
@@ -64,6 +69,23 @@ class Demo:
                 raise ConfigError(f"{name} has no classes: it gives features")
             self._loaded = {name: module.to(self.device).eval()}
         return self._loaded[name]
+
+    def answer(self, file: str | None, name: str, explain: bool) -> tuple[Any, Any, Any, str]:
+        """What the page shows: scores, timeline, Grad-CAM, and what is told, or why there is nothing."""
+        nothing = (None, None, None)
+        if not file:
+            return *nothing, "**Upload a clip, or record one with the camera, first.**"
+        try:
+            found = self.recognise(file, name, explain=explain)
+        except HarError as error:
+            return *nothing, f"**This did not work:** {_for_people(error, file)}"
+        except (RuntimeError, OSError) as error:  # a full accelerator, a full disk
+            kind = type(error).__name__
+            why = (str(error) or kind).splitlines()[0].replace(str(file), Path(file).name)
+            remedy = " Choose a smaller model, or serve with --device cpu." if kind == "OutOfMemoryError" else ""
+            return *nothing, f"**This did not work:** {why}.{remedy}"
+        pictures = [str(found[k]) if found[k] else None for k in ("timeline", "gradcam")]
+        return found["scores"], pictures[0], pictures[1], found["told"]
 
     def recognise(self, file: str | Path, name: str, *, explain: bool = True) -> dict[str, Any]:
         """Look at a clip, and at every stretch of a long one.
@@ -189,17 +211,6 @@ def build_page(demo: Demo) -> Any:
     except ImportError as error:
         raise ConfigError(f"the page needs gradio: {sys.executable} -m pip install 'lightning-har[demo]'") from error
 
-    def recognise(file: str | None, name: str, explain: bool) -> tuple[Any, Any, Any, str]:
-        nothing = (None, None, None)
-        if not file:
-            return *nothing, "**Upload a clip, or record one with the camera, first.**"
-        try:
-            found = demo.recognise(file, name, explain=explain)
-        except HarError as error:
-            return *nothing, f"**This did not work:** {_for_people(error, file)}"
-        pictures = [str(found[k]) if found[k] else None for k in ("timeline", "gradcam")]
-        return found["scores"], *pictures, found["told"]
-
     with gr.Blocks(title="lightning-har", analytics_enabled=False) as page:
         gr.Markdown("# lightning-har\nName the action in a clip. The clip stays on this machine.")
         with gr.Row():
@@ -212,6 +223,8 @@ def build_page(demo: Demo) -> Any:
                     webcam_options=gr.WebcamOptions(mirror=False),
                     include_audio=False,
                 )
+                # Gradio's own runs an installed ffmpeg, to take out a sound that was not recorded.
+                camera.preprocess = lambda recorded: recorded and recorded.path
                 model = gr.Dropdown(names, value=names[0], label="Model", elem_id="model")
                 explain = gr.Checkbox(True, label="Grad-CAM: where and when the model saw it")
                 button = gr.Button("Recognise", variant="primary", elem_id="go")
@@ -229,7 +242,7 @@ def build_page(demo: Demo) -> Any:
         camera.stop_recording(lambda: None, None, clip)
         outputs = [label, timeline, gradcam, told]
         button.click(
-            lambda file, recorded, name, wanted: recognise(file or recorded, name, wanted),
+            lambda file, recorded, name, wanted: demo.answer(file or recorded, name, wanted),
             [clip, camera, model, explain],
             outputs,
         )

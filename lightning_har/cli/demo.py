@@ -13,7 +13,7 @@ from lightning_har.errors import ConfigError
 
 EPILOG = """\
 The page is served to this machine alone, and nothing leaves it. Models are run folders, checkpoints, checkpoint
-folders, and with --zoo (or LIGHTNING_HAR_ZOO) every checkpoint of a zoo folder.
+folders, names in the zoo, and with --zoo (or LIGHTNING_HAR_ZOO) every checkpoint of a zoo folder.
 
 examples:
   lightning-har demo --model runs/mine
@@ -31,7 +31,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", nargs="+", default=[], metavar="RUN|CHECKPOINT|DIR", help="what to choose from")
+    parser.add_argument("--model", nargs="+", default=[], metavar="RUN|CHECKPOINT|ID", help="what to choose from")
     parser.add_argument("--zoo", metavar="DIR", help="a folder of checkpoint folders (default: LIGHTNING_HAR_ZOO)")
     parser.add_argument("--port", type=int, default=7860, help="default: 7860")
     parser.add_argument("--device", default="cpu", help="such as cuda (default: cpu)")
@@ -45,12 +45,16 @@ def main(args: argparse.Namespace) -> int:
     check_device(args.device)
     from lightning_har.cli._page import Demo, build_page, serve
 
-    page = build_page(Demo(models, device=args.device))
-    print(f"{serve(page, args.port)}  (Ctrl-C ends it)", flush=True)
+    demo = Demo(models, device=args.device)
     try:
-        page.block_thread()
+        page = build_page(demo)
+        try:
+            print(f"{serve(page, args.port)}  (Ctrl-C ends it)", flush=True)
+            page.block_thread()
+        finally:
+            page.close()
     finally:
-        page.close()
+        demo.close()
     return 0
 
 
@@ -58,17 +62,21 @@ def find_models(given: Sequence[str], zoo: str | None = None) -> dict[str, Path]
     """What can be chosen, by the name that is shown.
 
     Raises:
-        ConfigError: Nothing there, or nothing given.
+        ConfigError: Nothing given, or a run's folder without a best checkpoint.
+        WeightsError: No checkpoint of a name.
     """
-    from lightning_har.weights.hub import find_zoo, names
+    from lightning_har.modules.pretrained import weights_of
+    from lightning_har.weights.hub import find_zoo, names, resolve
 
+    place = find_zoo(zoo)
     found: dict[str, Path] = {}
     for text in given:
         path = Path(text)
-        if not path.exists():
+        if path.exists():
+            weights_of(path)
+        elif path.suffix == ".ckpt":
             raise ConfigError(f"no model at {text}; give a run's folder, a checkpoint, or a checkpoint folder")
-        found[text] = path
-    place = find_zoo(zoo)
+        found[text] = path if path.exists() else resolve(text, zoo=place)
     if place.folder is not None:
         found |= {name: place.folder / name for name in names(place)}
     if not found:

@@ -1,6 +1,10 @@
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ from lightning_har._lightning import Trainer
 from lightning_har.cli._page import Demo
 from lightning_har.cli.demo import find_models
 from lightning_har.cli.main import main
-from lightning_har.errors import ConfigError, DecodeError
+from lightning_har.errors import ConfigError, DecodeError, HarError
 from lightning_har.modules.cnn_rnn import CNNRNNModule
 from lightning_har.modules.tsn import TSNModule
 
@@ -46,8 +50,10 @@ def clips(place: Path) -> dict[str, Path]:
 def test_models_are_runs_and_a_zoo(place: Path) -> None:
     found = find_models([str(place / "run")], str(place / "zoo"))
     assert list(found) == [str(place / "run"), "flow", "small"]
-    with pytest.raises(ConfigError, match="no model at"):
-        find_models([str(place / "gone")])
+    assert list(find_models(["small"], str(place / "zoo"))) == ["small", "flow"]
+    for wrong, why in ((place / "gone", "no folder at"), (place / "gone.ckpt", "no model at"), (place, "no best")):
+        with pytest.raises(HarError, match=why):
+            find_models([str(wrong)])
 
 
 def test_a_clip_and_a_long_video(place: Path, clips: dict[str, Path]) -> None:
@@ -74,6 +80,80 @@ def test_what_goes_wrong_is_said(place: Path, clips: dict[str, Path]) -> None:
         demo.recognise(clips["short"], "gone")
 
 
+def test_every_failure_is_answered_in_a_line(
+    place: Path, clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    demo = Demo(find_models([], str(place / "zoo")))
+    clip = str(clips["short"])
+
+    def answer(error: Exception) -> str:
+        def fail(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(demo, "_scores", fail)
+        *nothing, told = demo.answer(clip, "small", False)
+        assert nothing == [None, None, None]
+        return told
+
+    assert "--device cpu" in answer(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"))
+    assert answer(RuntimeError(f"{clip} is odd\nmore")) == "**This did not work:** short.mp4 is odd."
+    assert "No space left" in answer(OSError(28, "No space left on device"))
+    assert "Upload a clip" in demo.answer(None, "small", False)[3]
+
+
+def test_pictures_go_with_the_demo(place: Path, clips: dict[str, Path]) -> None:
+    demo = Demo(find_models([], str(place / "zoo")))
+    *_, gradcam, _ = demo.answer(str(clips["short"]), "small", True)
+    assert Path(gradcam).is_file()
+    demo.close()
+    assert not Path(demo._pictures).exists()
+
+
+def test_the_camera_needs_no_ffmpeg(place: Path, clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    gradio = pytest.importorskip("gradio")
+    from lightning_har.cli._page import build_page
+
+    monkeypatch.setenv("PATH", "")
+    page = build_page(Demo(find_models([], str(place / "zoo"))))
+    (camera,) = (block for block in page.blocks.values() if isinstance(block, gradio.Video))
+    assert camera.preprocess(gradio.FileData(path=str(clips["short"]))) == str(clips["short"])
+    assert camera.preprocess(None) is None
+
+
+@pytest.mark.slow
+def test_it_serves_until_ctrl_c(place: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio")
+    command = [sys.executable, "-m", "lightning_har.cli.main", "demo", "--model", str(place / "run")]
+    served = subprocess.Popen(
+        [*command, "--port", str(free_port())],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    assert served.stdout is not None
+    address = served.stdout.readline().split()
+    try:
+        assert address, served.communicate()[1]
+        with urllib.request.urlopen(address[0], timeout=60) as page:
+            assert "lightning-har" in page.read().decode()
+        assert list(tmp_path.glob("lightning-har-demo-*"))
+    finally:
+        served.send_signal(signal.SIGINT)
+        _, said = served.communicate(timeout=60)
+    assert served.returncode == 0, said
+    assert "Traceback" not in said
+    assert not list(tmp_path.glob("lightning-har-demo-*"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def test_the_command_refuses_before_it_serves(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +164,8 @@ def test_the_command_refuses_before_it_serves(
         port = str(taken.getsockname()[1])
         for arguments, message in (
             ([], "no model to try"),
-            (["--model", "gone"], "no model at gone"),
+            (["--model", "gone.ckpt"], "no model at gone"),
+            (["--model", "smal", "--zoo", str(place / "zoo")], "has no checkpoint 'smal'. Nearest: small"),
             (["--zoo", "./gone"], "no zoo at"),
             (["--model", str(place / "run"), "--port", port], "give another with --port"),
             (["--model", str(place / "run"), "--port", "99999"], "give another with --port"),
@@ -100,9 +181,7 @@ def test_the_page_in_a_browser(place: Path, clips: dict[str, Path], tmp_path: Pa
     sync_api = pytest.importorskip("playwright.sync_api")
     from lightning_har.cli._page import build_page, serve
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     page = build_page(Demo(find_models([str(place / "run")], str(place / "zoo"))))
     address = serve(page, port)
     asked: list[str] = []
