@@ -132,9 +132,11 @@ class FlowVideo:
             noted = json.loads(comment)
             self.info = FlowInfo(int(noted["frames"]), float(noted["bound"]), str(noted["method"]))
             self._stream = self._container.streams.video[0]
-        except (KeyError, ValueError, TypeError, IndexError) as error:
+            rate, base = self._stream.average_rate, self._stream.time_base
+            self._step = 1 / (float(rate) * float(base))  # of time stamps, from one picture to the next
+        except (KeyError, ValueError, TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
             self._container.close()
-            raise DecodeError(f"{path}: is no stored flow: it does not tell its bound") from error
+            raise DecodeError(f"{path}: is no stored flow: it does not tell its bound, or not its rate") from error
 
     @property
     def num_frames(self) -> int:
@@ -164,15 +166,16 @@ class FlowVideo:
 
     def _pictures(self, ranks: list[int]) -> Iterator[NDArray[np.uint8]]:
         """Pictures of sorted ranks; every one is a keyframe, so a seek needs no decoding."""
-        step = 1 / (float(self._stream.average_rate) * float(self._stream.time_base))
         position = -9
         frames: Any = iter(())
         for rank in ranks:
             if not position <= rank <= position + 4:
-                self._container.seek(round(rank * step), stream=self._stream)
+                self._container.seek(round(rank * self._step), stream=self._stream)
                 frames = self._container.decode(self._stream)
             for frame in frames:
-                position = round(frame.pts / step)
+                if frame.pts is None:
+                    return
+                position = round(frame.pts / self._step)
                 if position >= rank:
                     if position > rank:
                         return

@@ -11,8 +11,9 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from rar_writer import write_rar
 from torch.utils.data import DataLoader
 from videos import write_sound, write_video
@@ -23,6 +24,7 @@ from lightning_har.data.counts import _read_counts
 from lightning_har.data.dataset import Collate
 from lightning_har.data.epic_kitchens import EpicKitchensDataModule, read_epic
 from lightning_har.data.features import FeatureDataModule
+from lightning_har.data.flow import read_flow, write_flow
 from lightning_har.data.folder import VideoFilesDataModule, scan_folder
 from lightning_har.data.frames import FrameFolder
 from lightning_har.data.msr_daily import read_msr_daily
@@ -159,6 +161,70 @@ def test_the_names_of_frame_pictures(folder, names):
                 source.read([source.num_frames - 1])
 
 
+def hurt(content, seed, flips, share):
+    """Bytes with some of them changed, and for odd seeds cut off."""
+    rng = np.random.default_rng(seed)
+    content = bytearray(content)
+    for place in rng.integers(0, len(content), flips):
+        content[place] ^= int(rng.integers(1, 256))
+    return bytes(content[: int(len(content) * share) if seed % 2 else None])
+
+
+HURT = (st.integers(0, 2**32), st.integers(0, 60), st.floats(0, 1))
+
+
+@pytest.fixture(scope="module")
+def stored_flow(tmp_path_factory):
+    """What `data flow` writes, of 13 frames."""
+    path = tmp_path_factory.mktemp("stored") / "a.flow.mkv"
+    codes = np.random.default_rng(0).integers(0, 256, (12, 24, 40, 2)).astype(np.uint8)
+    write_flow(path, iter([codes]), 13, 20.0, "dis")
+    return path.read_bytes()
+
+
+@quietly
+@given(*HURT)
+@example(0, 0, 1.0)
+def test_the_bytes_of_stored_flow(folder, stored_flow, seed, flips, share):
+    (folder / "x.flow.mkv").write_bytes(hurt(stored_flow, seed, flips, share))
+    codes, said = attempt(lambda: read_flow(folder / "x.flow.mkv", [0, 5, 12]), DecodeError)
+    if codes is None:
+        assert flips or seed % 2
+        assert "x.flow.mkv" in said
+    else:
+        assert codes.dtype == np.uint8
+        assert codes.shape[0] == 3
+        assert codes.shape[-1] == 2
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """A frame's picture in each format, by suffix."""
+    found = {}
+    for suffix in ("jpg", "png", "bmp", "webp"):
+        file = io.BytesIO()
+        pixels = np.random.default_rng(0).integers(0, 256, (24, 40, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(file, {"jpg": "jpeg"}.get(suffix, suffix))
+        found[suffix] = file.getvalue()
+    return found
+
+
+@quietly
+@given(st.sampled_from(["jpg", "png", "bmp", "webp"]), st.sampled_from([None, (16, 20)]), *HURT)
+@example("jpg", (16, 20), 0, 0, 1.0)
+def test_the_bytes_of_frame_pictures(folder, pictures, suffix, size, seed, flips, share):
+    root = emptied(folder / "pictures")
+    (root / f"img_1.{suffix}").write_bytes(pictures[suffix])
+    (root / f"img_2.{suffix}").write_bytes(hurt(pictures[suffix], seed, flips, share))
+    frames, said = attempt(lambda: FrameFolder(root).read([0, 1], size), DecodeError)
+    if frames is None:
+        assert flips or seed % 2
+        assert f"img_2.{suffix}" in said
+    else:
+        assert frames.shape == (2, *(size or (24, 40)), 3)
+        assert frames.dtype == np.uint8
+
+
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
     root = tmp_path_factory.mktemp("features")
@@ -179,17 +245,13 @@ def test_the_manifest_of_features(features, keeps_header, content):
 
 
 @quietly
-@given(st.integers(0, 2**32), st.integers(0, 60), st.floats(0, 1))
+@given(*HURT)
 def test_the_bytes_of_features(features, seed, flips, share):
     rows = (features / "manifest.csv").read_text().splitlines()
     file = io.BytesIO()
     np.save(file, np.ones((8, 16), np.float32))
-    content = bytearray(file.getvalue())
-    rng = np.random.default_rng(seed)
-    for place in rng.integers(0, len(content), flips):
-        content[place] ^= int(rng.integers(1, 256))
     (features / "damaged").mkdir(exist_ok=True)
-    (features / "damaged" / "x.npy").write_bytes(content[: int(len(content) * share) if seed % 2 else None])
+    (features / "damaged" / "x.npy").write_bytes(hurt(file.getvalue(), seed, flips, share))
     columns = rows[0].split(",")
     row = {"path": "damaged/x.npy", "label": "a", "split": "test"}
     (features / "one.csv").write_text("\n".join([rows[0], ",".join(row.get(c, "") for c in columns)]) + "\n")

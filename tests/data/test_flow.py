@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,6 +116,26 @@ def test_damage_is_named(tmp_path):
         read_flow(tmp_path / "b.flow.mkv", [0])
     with pytest.raises(DecodeError, match="data flow"):
         read_flow(tmp_path / "c.flow.mkv", [0])
+
+
+def test_stored_flow_without_a_rate_or_time_stamps_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.flow.mkv"
+    write_flow(path, iter([np.zeros((3, 32, 32, 2), np.uint8)]), 4, 20, "dis")
+    source = FlowVideo(path)
+    source._container.seek(0)
+    stampless = [SimpleNamespace(pts=None) for _ in source._container.decode(video=0)]
+    assert len(stampless) == 3
+    source._container = SimpleNamespace(seek=lambda *_, **__: None, decode=lambda _: iter(stampless))
+    with pytest.raises(DecodeError, match=r"a\.flow\.mkv: is damaged"):
+        source.read([1])
+    rateless = SimpleNamespace(
+        metadata={"comment": '{"frames": 4, "bound": 20, "method": "dis"}'},
+        streams=SimpleNamespace(video=[SimpleNamespace(average_rate=None, time_base=Fraction(1, 1000))]),
+        close=lambda: None,
+    )
+    monkeypatch.setattr("av.open", lambda *_, **__: rateless)
+    with pytest.raises(DecodeError, match=r"a\.flow\.mkv: is no stored flow.*rate"):
+        FlowVideo(path)
 
 
 def test_a_data_set_is_done_once_in_parallel_and_failures_are_told(tmp_path):
