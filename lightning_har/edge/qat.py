@@ -23,7 +23,7 @@ from lightning_har._lightning import Callback
 from lightning_har.edge.rounding import LAYERS
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
-from lightning_har.types import Logits
+from lightning_har.types import Batch, Logits, Video
 
 TEMPERATURE = 2.0
 RANGE_MOMENTUM = 0.05
@@ -41,7 +41,9 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
     Args:
         start_epoch: First epoch with rounding; the epochs before are ordinary.
         distill: Learn from the float network too, as it is at ``start_epoch``: the Kullback-Leibler divergence to its
-            softened predictions (Hinton et al. 2015, temperature 2) is added to the loss.
+            softened predictions (Hinton et al. 2015, temperature 2) is added to the loss that is stepped on (what is
+            logged as train_loss stays that of the labels). Of several outputs it is the prediction that is compared:
+            not an auxiliary classifier's, and of two streams their fusion.
     """
 
     def __init__(self, start_epoch: int = 0, distill: bool = False) -> None:
@@ -56,7 +58,7 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         self._teacher_state: dict[str, Tensor] | None = None
         self._unrounded: dict[str, Tensor] = {}
         self._term: Tensor | None = None
-        self._had_loss: ActionRecognizer | None = None
+        self._wrapped: ActionRecognizer | None = None
 
     @property
     def active(self) -> bool:
@@ -107,16 +109,7 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
             self._teacher = copy.deepcopy(module.net).eval().requires_grad_(False)
             if self._teacher_state is not None:
                 self._teacher.load_state_dict(self._teacher_state)
-            self._handles.append(module.net.register_forward_hook(self._compare))
-            own_loss = module.loss
-
-            def loss(logits: Logits, label: Any) -> Tensor:
-                term, self._term = self._term, None
-                plain = own_loss(logits, label)
-                return plain if term is None else plain + term
-
-            module.loss = loss  # type: ignore[method-assign]
-            self._had_loss = module
+            self._learn_from(self._teacher, module)
         for name, layer in module.net.named_modules():
             if isinstance(layer, LAYERS):
                 rounding = _Rounding(layer, self._ranges.get(name), module)
@@ -143,18 +136,35 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
             handle.remove()
         self._ranges = {name: rounding.range for name, rounding in self._layers.items() if rounding.range is not None}
         self._handles, self._layers, self._teacher, self._term = [], {}, None, None
-        if self._had_loss is not None:
-            del self._had_loss.loss  # the class's own shows again
-            self._had_loss = None
+        if self._wrapped is not None:
+            del self._wrapped.training_outputs, self._wrapped.training_step  # the class's own show again
+            self._wrapped = None
 
-    def _compare(self, net: nn.Module, inputs: tuple[Any, ...], student: Logits) -> None:
-        if not (net.training and torch.is_grad_enabled()):
-            return
-        assert self._teacher is not None
-        with torch.no_grad():
-            teacher = self._teacher(*inputs)
-        pairs = [(student[k], teacher[k]) for k in student] if isinstance(student, dict) else [(student, teacher)]
-        self._term = torch.stack([_divergence(s, t) for s, t in pairs]).sum()
+    def _learn_from(self, teacher: nn.Module, module: ActionRecognizer) -> None:
+        """Compare each step's prediction with the teacher's, and add the term to the step's loss.
+
+        There, and not where labels are compared: with mixup that happens twice, with an auxiliary classifier or two
+        streams for each, and each time only a share counts.
+        """
+        outputs_of, step = module.training_outputs, module.training_step
+
+        def training_outputs(video: Video) -> list[tuple[Logits, float]]:
+            outputs = outputs_of(video)
+            with torch.no_grad():
+                target: Logits = teacher(video)
+            student = outputs[0][0]
+            pairs = [(student[k], target[k]) for k in student] if isinstance(student, dict) else [(student, target)]
+            self._term = torch.stack([_divergence(s, t) for s, t in pairs]).sum()
+            return outputs
+
+        def training_step(batch: Batch, batch_idx: int) -> dict[str, Any] | None:
+            out = step(batch, batch_idx)
+            term, self._term = self._term, None
+            return out if out is None or term is None else {**out, "loss": out["loss"] + term}
+
+        module.training_outputs = training_outputs  # type: ignore[method-assign]
+        module.training_step = training_step  # type: ignore[method-assign]
+        self._wrapped = module
 
 
 def _divergence(student: Tensor, teacher: Tensor) -> Tensor:

@@ -6,9 +6,11 @@ import torch
 from edge_models import clips, cnn_rnn
 from torch import nn
 
+from lightning_har.edge import qat as qat_file
 from lightning_har.edge.export import export
 from lightning_har.edge.qat import QuantizationAwareTraining, _divergence, _round_weight
 from lightning_har.errors import ConfigError
+from lightning_har.spec import InputSpec
 
 
 def fit(module, *callbacks, epochs=2, **kwargs):
@@ -70,10 +72,56 @@ def test_distillation_is_added_to_the_loss_and_taken_off():
                 told.append(float(outputs["loss"].detach()))
 
         fit(module, QuantizationAwareTraining(distill=distill), Tell(), epochs=1, num_sanity_val_steps=0)
-        assert "loss" not in vars(module)
+        assert not {"training_step", "training_outputs"} & set(vars(module))
     assert len(losses[True]) == 2
     # The teacher is the same network, unrounded and with its running statistics: so not equal.
     assert all(with_term - without > 1e-6 for with_term, without in zip(losses[True], losses[False], strict=True))
+
+
+def two_streams_apart():
+    from lightning_har.modules.two_stream import TwoStreamModule
+
+    torch.manual_seed(0)
+    arguments = {"backbone": "resnet10t", "num_segments": 2, "pretrained": False, "input_size": 32, "dropout": 0.0}
+    return TwoStreamModule(4, "tsn", arguments, loss="apart")
+
+
+def s3d_with_an_auxiliary_classifier():
+    from lightning_har.modules.s3d import S3DModule
+
+    torch.manual_seed(0)
+    return S3DModule(4, "v3", num_frames=49, input_size=96, dropout=0.0)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: cnn_rnn("avg", dropout=0.0, mixup=1.0),
+        two_streams_apart,
+        pytest.param(s3d_with_an_auxiliary_classifier, marks=pytest.mark.slow),
+    ],
+    ids=["mixup", "two streams", "auxiliary"],
+)
+def test_the_distillation_term_counts_once_and_whole(build, monkeypatch):
+    """Though the labels' loss is computed of several outputs, or with shares."""
+    losses = []
+    for term in (0.0, 100.0):
+        monkeypatch.setattr(qat_file, "_divergence", lambda s, t, term=term: s.sum() * 0 + term)
+        torch.manual_seed(1)
+        module = build().train()
+        batch = clips(4)
+        if not isinstance(module.spec, InputSpec):
+            shapes = {k: (4, s.channels, s.num_frames, *s.size) for k, s in module.spec.items()}
+            batch["video"] = {k: torch.randint(0, 256, shape, dtype=torch.uint8) for k, shape in shapes.items()}
+        elif module.spec.size != (64, 64):
+            shape = (2, 3, module.spec.num_frames, *module.spec.size)
+            batch = {**clips(2), "video": torch.randint(0, 256, shape, dtype=torch.uint8)}
+        qat = QuantizationAwareTraining(distill=True)
+        qat._begin(module)
+        torch.manual_seed(1)
+        losses.append(float(module.training_step(batch, 0)["loss"].detach()))
+        qat._end()
+    assert losses[1] - losses[0] == pytest.approx(100, abs=1e-2)
 
 
 def test_the_divergence_is_to_the_softened_teacher():
