@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ import lightning_har
 from lightning_har.edge.calibration import Calibration
 from lightning_har.edge.export import ExportReport, Format, default_kind, export
 from lightning_har.edge.graphs import Kind, head_names
-from lightning_har.edge.runtime import FORMAT_VERSION, MANIFEST, digest_of, sha256
+from lightning_har.edge.runtime import CAPTION, FORMAT_VERSION, MANIFEST, digest_of, sha256
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.spec import InputSpec, Sampling
@@ -44,10 +48,14 @@ from pathlib import Path
 folder = Path(__file__).resolve().parent
 sys.path.insert(0, str(folder))
 
-from lightning_har.edge.live import main  # noqa: E402
-
 if __name__ == "__main__":
-    sys.exit(main(folder=folder))
+    try:
+        from lightning_har.edge.live import main
+
+        sys.exit(main(folder=folder))
+    except ImportError as error:
+        print(f"error: {error}; pip install -r {folder / 'requirements.txt'}", file=sys.stderr)
+        sys.exit(2)
 '''
 
 _DOCKERFILE = """\
@@ -55,10 +63,16 @@ _DOCKERFILE = """\
 FROM --platform=linux/arm64 python:{python}-slim
 WORKDIR /bundle
 COPY requirements.txt .
-RUN pip install --no-cache-dir --only-binary=:all: -r requirements.txt
+RUN pip install --no-cache-dir {wheels} -r requirements.txt
 COPY . .
 ENTRYPOINT ["python", "run.py"]
 """
+
+# Wheels alone: there is no compiler in the image. executorch needs one package that has none; it is Python alone.
+_WHEELS = {
+    "onnx": "--only-binary=:all:",
+    "executorch": "--only-binary=:all: --no-binary=antlr4-python3-runtime",
+}
 
 
 def bundle(
@@ -73,6 +87,7 @@ def bundle(
 ) -> ExportReport:
     """Make a bundle: the exported model, what it eats, its labels, and the runner itself.
 
+    The graphs take as many frames as ``module.eval_sampling`` gives a clip, which may be more than in training.
     ``python OUT/run.py clip.mp4`` then needs onnxruntime, numpy and av alone. Every file's digest is in
     ``bundle.json``; the runner refuses a folder in which one is missing or altered.
 
@@ -87,7 +102,8 @@ def bundle(
         name: Of the model, for reports; None takes the module's class.
 
     Raises:
-        ConfigError: A folder with files in it, a module without RGB input; and as ``export``.
+        ConfigError: A folder with files in it, a module without RGB input; and as ``export``. What was written by
+            then is removed.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -95,43 +111,66 @@ def bundle(
     spec = module.spec
     if not isinstance(spec, InputSpec) or spec.modality != "rgb":
         raise ConfigError("the bundle's runner feeds RGB frames; this module takes flow, features or two modalities")
-    kind = kind or default_kind(module)
-    report = export(module, out, format=format, int8=int8, calibration=calibration, kind=kind)
     sampling = (module.eval_sampling or Sampling()).with_defaults(spec)
-    heads = head_names(module)
-    labels = _labels(module, heads)
-    if kind == "stream":
-        from lightning_har.edge.streaming import StreamingRecognizer
+    assert sampling.num_frames is not None
+    if sampling.num_frames != spec.num_frames:
+        # A network may be tested on more frames than it was trained on; its graphs take what the runner samples.
+        spec = replace(spec, num_frames=sampling.num_frames)
+        module = copy.copy(module)
+        module.spec = spec
+    kind = kind or default_kind(module)
+    with _all_or_nothing(out):
+        report = export(module, out, format=format, int8=int8, calibration=calibration, kind=kind)
+        heads = head_names(module)
+        labels = _labels(module, heads)
+        if kind == "stream":
+            from lightning_har.edge.streaming import StreamingRecognizer
 
-        state = StreamingRecognizer(module).initial_state(1)
-        np.savez(out / "state.npz", **{f"state_{i}": s.numpy() for i, s in enumerate(state)})  # type: ignore[arg-type]
-    prefixes = [""] if len(heads) == 1 else [f"{h}: " for h in heads]
-    texts = [p + n for p, h in zip(prefixes, heads, strict=True) for n in labels[h]]
-    np.savez_compressed(out / "captions.npz", **draw_captions(texts))  # type: ignore[arg-type]
-    _copy_runner(out)
-    (out / "requirements.txt").write_text(_requirements(format))
-    # The same Python: the requirements' floors may have no wheels for another.
-    (out / "Dockerfile").write_text(_DOCKERFILE.format(python=f"{sys.version_info[0]}.{sys.version_info[1]}"))
-    values: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "name": name or type(module).__name__,
-        "format": format,
-        "kind": kind,
-        "input_spec": spec.to_dict(),
-        "sampling": sampling.to_dict(),
-        "heads": list(heads),
-        "labels": {h: list(n) for h, n in labels.items()},
-        "graphs": {part: path.name for part, path in report.files.items()},
-        "report": report.to_dict(),
-        "files": {
-            str(p.relative_to(out).as_posix()): sha256(p)
-            for p in sorted(out.rglob("*"))
-            if p.is_file() and "__pycache__" not in p.parts
-        },
-    }
-    values["digest"] = digest_of(values)
-    (out / MANIFEST).write_text(json.dumps(values, indent=1), encoding="utf-8")
+            state = StreamingRecognizer(module).initial_state(1)
+            np.savez(out / "state.npz", **{f"state_{i}": s.numpy() for i, s in enumerate(state)})  # type: ignore[arg-type]
+        prefixes = [""] if len(heads) == 1 else [f"{h}: " for h in heads]
+        texts = [p + n for p, h in zip(prefixes, heads, strict=True) for n in labels[h]]
+        pictures = {CAPTION + text: picture for text, picture in draw_captions(texts).items()}
+        np.savez_compressed(out / "captions.npz", **pictures)  # type: ignore[arg-type]
+        _copy_runner(out)
+        (out / "requirements.txt").write_text(_requirements(format))
+        # The same Python: the requirements' floors may have no wheels for another.
+        python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+        (out / "Dockerfile").write_text(_DOCKERFILE.format(python=python, wheels=_WHEELS[format]))
+        values: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "name": name or type(module).__name__,
+            "format": format,
+            "kind": kind,
+            "input_spec": spec.to_dict(),
+            "sampling": sampling.to_dict(),
+            "heads": list(heads),
+            "labels": {h: list(n) for h, n in labels.items()},
+            "graphs": {part: path.name for part, path in report.files.items()},
+            "report": report.to_dict(),
+            "files": {
+                str(p.relative_to(out).as_posix()): sha256(p)
+                for p in sorted(out.rglob("*"))
+                if p.is_file() and "__pycache__" not in p.parts
+            },
+        }
+        values["digest"] = digest_of(values)
+        (out / MANIFEST).write_text(json.dumps(values, indent=1), encoding="utf-8")
     return report
+
+
+@contextmanager
+def _all_or_nothing(folder: Path) -> Iterator[None]:
+    """Leave nothing behind where it fails, so that the next try finds the folder as this one did."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if is_new and folder.is_dir():
+            folder.rmdir()
+        raise
 
 
 def draw_captions(texts: list[str], height: int = 24) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:

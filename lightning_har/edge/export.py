@@ -459,7 +459,7 @@ def _compare(
     if clips is None and worst > TOLERANCE * max(1.0, greatest):
         raise ConfigError(
             f"the exported {format} graph's logits differ from PyTorch's by {worst:.2e}; allowed are {TOLERANCE:.0e} "
-            f"(logits reach {greatest:.1f}). The files are left in {next(iter(files.values())).parent} for inspection"
+            f"(logits reach {greatest:.1f}). An export leaves its files for inspection, a bundle none"
         )
     agreement = None if clips is None else float(np.mean(agreed))
     held_out = clips.held_out if clips is not None else True

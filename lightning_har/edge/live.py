@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from lightning_har.edge.runtime import (
+    CAPTION,
     Bundle,
     Converter,
     Recognizer,
@@ -259,7 +260,7 @@ class Annotator:
         self._first = 0.0
         self._last = -1
         with np.load(bundle.folder / "captions.npz") as stored:
-            self._captions = {name: stored[name] for name in stored.files}
+            self._captions = {name.removeprefix(CAPTION): stored[name] for name in stored.files}
 
     def write(self, frame: Any, shown: Sequence[tuple[str, float]], when: float) -> None:
         """Add a frame.

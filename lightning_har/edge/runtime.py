@@ -26,6 +26,8 @@ Graph: TypeAlias = Callable[[Sequence[Array]], list[Array]]
 
 MANIFEST = "bundle.json"
 FORMAT_VERSION = 1
+CAPTION = "caption "
+"""Before each name in captions.npz: numpy takes no array named "file"."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def open_graph(path: str | Path, threads: int = 1) -> Graph:
         threads: Of one call. ExecuTorch has one pool for all its graphs: the last opened says how large it is.
 
     Raises:
-        WeightsError: The engine refuses the file.
+        WeightsError: The engine refuses the file; or, when called, what it is given.
         ConfigError: The engine is not installed.
     """
     return _open_executorch(Path(path), threads) if str(path).endswith(".pte") else _open_onnx(Path(path), threads)
@@ -151,7 +153,10 @@ def _open_onnx(path: Path, threads: int) -> Graph:
     names = [i.name for i in session.get_inputs()]
 
     def call(inputs: Sequence[Array]) -> list[Array]:
-        out: list[Array] = session.run(None, dict(zip(names, inputs, strict=True)))
+        try:
+            out: list[Array] = session.run(None, dict(zip(names, inputs, strict=True)))
+        except Exception as error:
+            raise WeightsError(f"{path}: onnxruntime cannot run it: {error}") from error
         return out
 
     return call
@@ -177,8 +182,11 @@ def _open_executorch(path: Path, threads: int) -> Graph:
         raise WeightsError(f"{path}: executorch finds no method 'forward' in it")
 
     def call(inputs: Sequence[Array]) -> list[Array]:
-        # Copied on the way out: the next call writes into the same memory.
-        return [x.numpy().copy() for x in method.execute([torch.from_numpy(np.ascontiguousarray(x)) for x in inputs])]
+        try:
+            out = method.execute([torch.from_numpy(np.ascontiguousarray(x)) for x in inputs])
+        except RuntimeError as error:
+            raise WeightsError(f"{path}: executorch cannot run it: {error}") from error
+        return [x.numpy().copy() for x in out]  # the next call writes into the same memory
 
     return call
 

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -17,12 +21,22 @@ from edge_models import FRAMES, SIZE, clips, cnn_rnn, tsn, write_video
 from videos import numbered_frame
 
 from lightning_har.data.decode import read_frames
+from lightning_har.edge import bundle as bundle_file
 from lightning_har.edge import live
-from lightning_har.edge.bundle import _requirements, bundle
+from lightning_har.edge.bundle import _WHEELS, _requirements, bundle
 from lightning_har.edge.live import LiveSource
 from lightning_har.edge.live import main as run_bundle
-from lightning_har.edge.runtime import MANIFEST, Converter, Recognizer, Stopwatch, digest_of, load_bundle, read_clip
-from lightning_har.errors import ConfigError, DataError, DecodeError
+from lightning_har.edge.runtime import (
+    MANIFEST,
+    Converter,
+    Recognizer,
+    Stopwatch,
+    digest_of,
+    load_bundle,
+    open_graph,
+    read_clip,
+)
+from lightning_har.errors import ConfigError, DataError, DecodeError, WeightsError
 from lightning_har.spec import InputSpec, Sampling
 
 
@@ -51,14 +65,13 @@ def copied(made, tmp_path):
     return shutil.copytree(made, tmp_path / "copy")
 
 
-def without_torch(*command, **kwargs):
-    """Run Python where importing torch or Lightning fails, as on the device."""
+def without_torch(*command, missing=(), **kwargs):
+    """Run Python where importing torch or Lightning fails, as on the device; or what is missing there besides."""
+    absent = ["torch", "torchvision", "pytorch_lightning", "lightning", "timm", "matplotlib", "onnx", *missing]
     block = (
-        "import sys, runpy; sys.modules.update(dict.fromkeys("
-        "['torch', 'torchvision', 'pytorch_lightning', 'lightning', 'timm', 'matplotlib', 'onnx']));"
+        f"import sys, runpy; sys.modules.update(dict.fromkeys({absent}));"
         "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     )
-    # -S: no site-packages hooks, so that the bundle's own copy of the package is the one that is found.
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [sys.executable, "-c", block, *map(str, command)],
@@ -114,6 +127,77 @@ def test_what_is_counted_is_not_what_is_kept_for_percentiles(made, video, capsys
     told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert told["frames"] + told["dropped"] + told["left_out_by_span"] == 30
     assert told["frames"] > 2
+
+
+@pytest.fixture(scope="module")
+def longer(tmp_path_factory):
+    """Of a TSN that is tested on more frames than it was trained on, and whose classes have awkward names."""
+    module = tsn()
+    module.eval_sampling = Sampling("segments", num_frames=8)
+    module.class_names = ("file", "allow_pickle", "on/off", "a.npy")
+    folder = tmp_path_factory.mktemp("longer") / "b"
+    bundle(module, folder)
+    return module, folder
+
+
+def test_the_graphs_take_as_many_frames_as_the_evaluation_samples(longer, video):
+    module, folder = longer
+    found = load_bundle(folder)
+    frames = read_clip(video, found.spec, found.sampling)
+    assert len(frames) == found.spec.num_frames == 8
+    assert module.spec.num_frames == FRAMES
+    with torch.no_grad():
+        expected = module(torch.from_numpy(frames).permute(3, 0, 1, 2)[None])[0].numpy()
+    np.testing.assert_allclose(Recognizer.from_bundle(found).clip(frames)["logits"], expected, atol=1e-4)
+
+
+def test_a_class_may_have_any_name(longer, video, tmp_path, capsys):
+    module, folder = longer
+    with np.load(folder / "captions.npz") as stored:
+        pictures = list(stored.values())
+    assert len({picture.tobytes() for picture in pictures}) == 4
+    assert run_bundle([str(video), "--top", "4", "--output", str(tmp_path / "seen.mp4")], folder=folder) == 0
+    said = capsys.readouterr().out
+    assert [name for name in module.class_names if name not in said] == []
+
+
+def test_frames_that_the_network_does_not_take_are_refused(tmp_path):
+    module = tsn(temporal_shift="causal")
+    module.eval_sampling = Sampling("segments", num_frames=8)
+    with pytest.raises(ConfigError, match="a shift over 6 segments got 8 frames"):
+        bundle(module, tmp_path / "b", kind="clip")
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_bundle_that_fails_leaves_nothing(module, tmp_path, monkeypatch, is_new):
+    out = tmp_path / "b"
+    if not is_new:
+        out.mkdir()
+
+    def fail(texts):
+        assert (out / "frame.onnx").is_file()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(bundle_file, "draw_captions", fail)
+    with pytest.raises(OSError, match="no space left"):
+        bundle(module, out)
+    assert list(tmp_path.rglob("*")) == ([] if is_new else [out])
+
+
+@pytest.mark.parametrize("live", [[], ["--live", "--span", "0.1"]], ids=["file", "live"])
+def test_what_is_printed_for_people(made, video, live, capsys):
+    assert run_bundle([str(video), *live], folder=made) == 0
+    said = capsys.readouterr().out
+    number = r"\d+(\.\d+)?"
+    percentiles = rf"p50_ms {number}  p95_ms {number}  p99_ms {number}"
+    for name, value in {
+        "fps": number,
+        "network": percentiles,
+        "frame to label" if live else "clip": percentiles,
+        "peak memory mb": number,
+        "dropped": r"\d+",
+    }.items():
+        assert re.search(rf"^{name} +{value}$", said, re.MULTILINE), (name, said)
 
 
 # -- the annotated video ---------------------------------------------------------------------------------------
@@ -239,7 +323,75 @@ def test_other_cuts_run_too(build, kind, tmp_path):
     np.testing.assert_allclose(recognizer.clip(images)["logits"], expected, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("source", "platform", "name", "format", "options", "thread_type"),
+    [
+        ("0", "linux", "/dev/video0", "v4l2", {}, "SLICE"),
+        ("1", "darwin", "1", "avfoundation", {"framerate": "30"}, "SLICE"),
+        ("rtsp://x", "linux", "rtsp://x", None, {"rtsp_transport": "tcp", "timeout": "8000000"}, "SLICE"),
+        ("http://x", "linux", "http://x", None, {"rw_timeout": "8000000"}, "SLICE"),
+        ("clip.mp4", "linux", "clip.mp4", None, {}, "AUTO"),
+    ],
+)
+def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, options, thread_type):
+    opened = {}
+    stream = SimpleNamespace(thread_type=None)
+
+    def decode(asked):
+        assert asked is stream
+        yield SimpleNamespace(time=0.0)
+
+    def fake(*args, **kwargs):
+        opened.update(kwargs, args=args)
+        return nullcontext(SimpleNamespace(streams=SimpleNamespace(video=[stream]), decode=decode))
+
+    monkeypatch.setattr(av, "open", fake)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert len(list(live.open_live(source, paced=False))) == 1
+    timeout = None if thread_type == "AUTO" else (8.0, 8.0)
+    assert opened == {"args": (name,), "format": format, "options": options, "timeout": timeout}
+    assert stream.thread_type == thread_type
+
+
+def test_a_camera_by_number_on_windows_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ConfigError, match="give the camera's address instead of 0"):
+        next(live.open_live("0", paced=False))
+
+
+def test_a_server_that_accepts_and_sends_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr(live, "FFMPEG_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(DecodeError, match=r"nothing for 0\.3 s"):
+        next(live.open_live(f"tcp://127.0.0.1:{server.getsockname()[1]}", paced=False))
+
+
 # -- bad input -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["av", "numpy", "onnxruntime"])
+@pytest.mark.parametrize("live", [[], ["--live"]], ids=["file", "live"])
+def test_a_package_that_is_missing_is_named(made, video, missing, live):
+    done = without_torch(made / "run.py", video, *live, missing=[missing])
+    assert done.returncode == 2
+    assert re.search(rf"^error: .*\b{missing}\b.*pip install", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+
+
+def test_what_onnxruntime_cannot_run_is_an_error_with_its_name(made):
+    recognizer = Recognizer.from_bundle(load_bundle(made))
+    with pytest.raises(WeightsError, match=r"frame\.onnx: onnxruntime cannot run it: .*invalid dimensions"):
+        recognizer.clip(np.zeros((FRAMES, SIZE // 2, SIZE, 3), np.uint8))
+
+
+def test_what_executorch_cannot_run_is_an_error_with_its_name(tmp_path):
+    exir = pytest.importorskip("executorch.exir")
+    program = torch.export.export(torch.nn.Linear(2, 3), (torch.zeros(1, 2),))
+    path = tmp_path / "model.pte"
+    path.write_bytes(exir.to_edge_transform_and_lower(program).to_executorch().buffer)
+    graph = open_graph(path)
+    assert graph([np.zeros((1, 2), np.float32)])[0].shape == (1, 3)
+    with pytest.raises(WeightsError, match=r"model\.pte: executorch cannot run it"):
+        graph([np.zeros((1, 5), np.float32)])
 
 
 def test_a_missing_file_is_named(copied):
@@ -290,17 +442,47 @@ def test_a_folder_with_files_is_not_overwritten(module, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
 
 
-@pytest.mark.parametrize("format", ["yuv420p", "gray", "bgr24", "rgb24"])
+def slope(shape):
+    """A picture whose colours rise along both axes, so that no part of it is like another."""
+    y, x = np.mgrid[0 : 1 : complex(shape[0]), 0 : 1 : complex(shape[1])]
+    return np.stack((40 + 170 * x, 40 + 170 * y, 200 - 80 * x - 80 * y), -1).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("format", ["yuv420p", "gray", "bgr24", "rgb24", "yuyv422", "yuvj422p"])
 @pytest.mark.parametrize("shape", [(48, 120), (200, 100)])
-def test_frames_of_any_size_and_format_become_the_networks(format, shape):
-    image = np.full((*shape, 3), (200, 100, 50), np.uint8)
+@pytest.mark.parametrize("crop", ["center", "full"])
+def test_frames_of_any_size_and_format_become_the_networks(format, shape, crop):
+    image = slope(shape)
     frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format=format)
-    for crop in ("center", "full"):
-        converted = Converter(InputSpec(4, (32, 64)), Sampling(crop=crop))(frame)
-        assert converted.shape == (32, 64, 3)
-        mean = converted.reshape(-1, 3).mean(0)
-        expected = [mean[0]] * 3 if format == "gray" else (200, 100, 50)
-        assert np.abs(mean - expected).max() < 4
+    size = (32, 64)
+    converted = Converter(InputSpec(4, size), Sampling(crop=crop))(frame).astype(float)
+    assert converted.shape == (*size, 3)
+    # What the frame shows there, from the slope itself: the crop is the largest of that aspect, times 0.875.
+    rows, columns = shape
+    if crop == "center":
+        scale = max(37 / min(shape), 32 / rows, 64 / columns)
+        rows, columns = 32 / scale, 64 / scale
+    y = shape[0] / 2 + rows * ((np.arange(32) + 0.5) / 32 - 0.5) - 0.5
+    x = shape[1] / 2 + columns * ((np.arange(64) + 0.5) / 64 - 0.5) - 0.5
+    y, x = np.meshgrid(y / (shape[0] - 1), x / (shape[1] - 1), indexing="ij")
+    expected = np.stack((40 + 170 * x, 40 + 170 * y, 200 - 80 * x - 80 * y), -1)
+    if format == "gray":
+        expected = (expected @ (0.299, 0.587, 0.114))[..., None]
+    inner = np.s_[2:-2, 2:-2]
+    assert np.abs(converted - expected)[inner].max() < 8
+    assert np.abs(converted - expected)[inner].mean() < 3
+
+
+@pytest.mark.parametrize("rotation", [None, 90, 180, 270])
+@pytest.mark.parametrize("crop", ["center", "full"])
+def test_a_cameras_frames_are_those_that_a_file_gives(make_video, tmp_path, rotation, crop):
+    video = make_video(tmp_path / "turned.mp4", num_frames=4, size=(96, 128), rotation=rotation)
+    spec, sampling = InputSpec(4, (64, 48)), Sampling(crop=crop)
+    expected = read_clip(video, spec, sampling)
+    convert = Converter(spec, sampling)
+    with av.open(str(video)) as container:
+        found = [convert(frame) for frame in container.decode(video=0)]
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -529,7 +711,6 @@ def test_an_address_of_no_known_kind_is_refused_at_once(made, capsys):
 def test_a_stream_over_the_network_that_breaks_off_is_connected_again(made, video):
     """A server that sends the clip as MPEG-TS and hangs up, twice."""
     import io
-    import socket
 
     memory = io.BytesIO()
     with av.open(str(video)) as source, av.open(memory, "w", format="mpegts") as sink:
@@ -583,26 +764,50 @@ def test_the_dockerfile_is_for_arm64_and_this_python(made):
     assert (made / json.loads(entry.removeprefix("ENTRYPOINT "))[1]).is_file()
     for copied in (line.split()[1] for line in lines if line.startswith("COPY")):
         assert (made / copied).exists()
+    assert "RUN pip install --no-cache-dir --only-binary=:all: -r requirements.txt" in lines
+
+
+# As if this were the device: pip asks the running machine which of a package's requirements hold.
+_PIP_ON_ARM64 = (
+    "import platform, runpy; platform.machine = lambda: 'aarch64'; runpy.run_module('pip', run_name='__main__')"
+)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("format", ["onnx", "executorch"])
 def test_every_requirement_has_a_wheel_for_arm64(tmp_path, format):
-    """As the Dockerfile installs them: wheels alone, for this Python."""
-    (tmp_path / "requirements.txt").write_text(_requirements(format))
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps", "--only-binary=:all:"),
-            *("--platform", "manylinux_2_28_aarch64", "--platform", "manylinux_2_27_aarch64"),
-            *("--platform", "manylinux2014_aarch64", "--target", tmp_path / "none"),
-            *("--python-version", f"{sys.version_info[0]}.{sys.version_info[1]}"),
-            *("-r", tmp_path / "requirements.txt", "--report", tmp_path / "report.json", "-q"),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "report.json").read_text())["install"]
-    wheels = [part["download_info"]["url"].rsplit("/", 1)[1] for part in found]
-    assert len(wheels) == len((tmp_path / "requirements.txt").read_text().split())
-    assert all(wheel.endswith("aarch64.whl") for wheel in wheels), wheels
+    """With what they require in turn, as the Dockerfile installs them: wheels, for this Python."""
+    wanted = _requirements(format).split()
+    for option in _WHEELS[format].split():
+        if option.startswith("--no-binary="):
+            # pip builds these from source; here beforehand, since with --platform it takes wheels alone.
+            built = tmp_path / "built"
+            source = [option, f"{option.partition('=')[2]}==4.9.*"]
+            subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", built, *source], check=True)
+            assert all(path.name.endswith("-py3-none-any.whl") for path in built.iterdir())
+    wheels = []
+    for options, names in (
+        ([], [w for w in wanted if not w.startswith("torch")]),
+        # Of torch's own requirements most are CUDA's.
+        (["--no-deps"], [w for w in wanted if w.startswith("torch")]),
+    ):
+        if not names:
+            continue
+        done = subprocess.run(
+            [
+                *(sys.executable, "-c", _PIP_ON_ARM64, "install", "--dry-run", "--ignore-installed", *options),
+                *("--only-binary=:all:", "--find-links", tmp_path / "built", "--target", tmp_path / "none"),
+                *("--platform", "manylinux_2_28_aarch64", "--platform", "manylinux_2_27_aarch64"),
+                *("--platform", "manylinux_2_17_aarch64", "--platform", "manylinux2014_aarch64"),
+                *("--python-version", f"{sys.version_info[0]}.{sys.version_info[1]}"),
+                *(*names, "--report", tmp_path / "report.json", "-q"),
+            ],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found = json.loads((tmp_path / "report.json").read_text())["install"]
+        wheels += [part["download_info"]["url"].rsplit("/", 1)[1] for part in found]
+    assert all(wheel.endswith(("aarch64.whl", "none-any.whl")) for wheel in wheels), wheels
+    for name in (requirement.split(">=")[0] for requirement in wanted):
+        assert any(wheel.startswith(f"{name}-") and wheel.endswith("aarch64.whl") for wheel in wheels), name
