@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -28,13 +29,16 @@ exit codes: 0 no problems; 1 there are problems
 """
 
 _OPTIONAL = {
-    "torchcodec": ("torchcodec", "a second decoder"),
-    "flow": ("opencv-python-headless", "optical flow"),
-    "onnx": ("onnxruntime", "ONNX export and the edge runtime"),
-    "executorch": ("executorch", "ExecuTorch export"),
-    "litert": ("ai-edge-litert", "LiteRT as a reference"),
-    "demo": ("gradio", "lightning-har demo"),
+    "torchcodec": (["torchcodec"], "a second decoder"),
+    "flow": (["cv2"], "optical flow"),
+    "ray": (["ray", "pyarrow"], "work on several machines"),
+    "webdataset": (["webdataset"], "writing shards"),
+    "onnx": (["onnx", "onnxscript", "onnxruntime"], "ONNX export and the edge runtime"),
+    "executorch": (["executorch", "torchao"], "ExecuTorch export"),
+    "litert": (["ai_edge_litert"], "LiteRT as a reference"),
+    "demo": (["gradio"], "lightning-har demo"),
 }
+"""By extra, the modules that it is for, whichever package they came in, and what for."""
 _LEAST_DISK_GB = 2.0
 _LEAST_SHM_GB = 1.0
 
@@ -275,9 +279,13 @@ def _hub() -> Check:
 
 def _extras() -> Iterator[Check]:
     """What is optional."""
-    for extra, (package, purpose) in _OPTIONAL.items():
-        try:
-            yield Check(f"extra {extra}", "ok", f"{package} {importlib.metadata.version(package)}: {purpose}")
-        except importlib.metadata.PackageNotFoundError:
-            remedy = f"{_pip()} install 'lightning-har[{extra}]'"
-            yield Check(f"extra {extra}", "note", f"not installed: {purpose}", remedy)
+    packages = importlib.metadata.packages_distributions()
+    for extra, (modules, purpose) in _OPTIONAL.items():
+        missing = [module for module in modules if importlib.util.find_spec(module) is None]
+        if missing:
+            told = f"not installed: {', '.join(missing)}, for {purpose}"
+            yield Check(f"extra {extra}", "note", told, f"{_pip()} install 'lightning-har[{extra}]'")
+            continue
+        found = {name for module in modules for name in packages.get(module, [])}
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(found))
+        yield Check(f"extra {extra}", "ok", f"{versions or 'installed'}: {purpose}")

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,43 @@ def test_a_full_disk_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage)
     checks = by_name(list(doctor._disk()))
     assert checks["disk, here"].status == "problem"
+
+
+def test_extras_are_what_can_be_imported_not_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenCV comes in four packages; ONNX export needs three."""
+    there = {"cv2": ["opencv-contrib-python"], "onnxruntime": ["onnxruntime"], "onnx": ["onnx"], "gradio": []}
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: name if name in there else None)
+    monkeypatch.setattr(doctor.importlib.metadata, "packages_distributions", lambda: there)
+    monkeypatch.setattr(doctor.importlib.metadata, "version", lambda name: "9.9")
+    checks = by_name(list(doctor._extras()))
+    assert (checks["extra flow"].status, checks["extra flow"].remedy) == ("ok", "")
+    assert checks["extra flow"].found == "opencv-contrib-python 9.9: optical flow"
+    assert checks["extra demo"].status == "ok"
+    assert checks["extra onnx"].status == checks["extra ray"].status == "note"
+    assert checks["extra onnx"].found.startswith("not installed: onnxscript, for ONNX")
+    assert checks["extra onnx"].remedy.endswith("install 'lightning-har[onnx]'")
+
+
+def test_every_extra_is_looked_at() -> None:
+    text = (Path(__file__).resolve().parents[2] / "pyproject.toml").read_text()
+    section = text.partition("[project.optional-dependencies]")[2].partition("\n[")[0]
+    extras = set(re.findall(r"^(\w+) = ", section, re.MULTILINE)) - {"lightning", "docs", "dev"}
+    assert set(doctor._OPTIONAL) == extras
+
+
+def test_whose_command_lightning_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / "lightning"
+    for found, text, status, words in (
+        (None, "", "note", "not on the PATH"),
+        (command, "from lightning_har.cli.lightning import main", "ok", str(command)),
+        (command, "from lightning_sdk.cli import main", "note", "another package's"),
+    ):
+        command.write_text(text)
+        monkeypatch.setattr(doctor.shutil, "which", lambda _, found=found: found and str(found))
+        check = doctor._command()
+        assert check.status == status
+        assert words in check.found
+        assert bool(check.remedy) == (status != "ok")
 
 
 @pytest.mark.parametrize(
