@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,6 +30,7 @@ import torch
 from reference.bare_pyav import read_uniform
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_har.bench.report import hardware
 from lightning_har.data.dataset import ActionDataset
 from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.manifest import Manifest, Record
@@ -177,13 +177,13 @@ def measure_workers(files: list[Path], rounds: int, workers: int) -> dict[str, f
 
 def report(measured: dict[int, dict[str, float]], source: str, count: int, arguments: argparse.Namespace) -> None:
     """Print the table and write it beside this script."""
-    hardware = f"{platform.machine()}, {os.cpu_count()} cores"
-    print(f"{count} clips ({source}), {FRAMES} frames at {SIZE}, {hardware}, PyAV {av.__version__}")
+    machine = f"{hardware()['cpu']}, {os.cpu_count()} cores"
+    print(f"{count} clips ({source}), {FRAMES} frames at {SIZE}, {machine}, PyAV {av.__version__}")
     rows = []
     for processes, rates in measured.items():
         for name, rate in rates.items():
             row = [name, processes, f"{rate:.2f}", *(f"{rate / rates[base]:.3f}" for base in (BARE, PYTORCHVIDEO))]
-            rows.append([*row, source, count, arguments.rounds, hardware, av.__version__])
+            rows.append([*row, source, count, arguments.rounds, machine, av.__version__])
             print(f"{name:42s} {processes} proc. {row[2]:>8} clips/s {row[3]:>7} of bare {row[4]:>8} × pytorchvideo")
     results = HERE / "results"
     results.mkdir(exist_ok=True)

@@ -14,7 +14,6 @@ import argparse
 import csv
 import logging
 import os
-import platform
 import tempfile
 import time
 import warnings
@@ -25,6 +24,7 @@ import torch
 from data_loading import chosen_files
 from pytorch_lightning import Trainer
 
+from lightning_har.bench.report import hardware
 from lightning_har.callbacks import DataClock
 from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.modules.i3d import I3DModule
@@ -63,7 +63,7 @@ def measure(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
     for _ in data.train_dataloader():
         pass
     loading = time.perf_counter() - start
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() and args.accelerator != "cpu" else ""
+    device = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() and args.accelerator != "cpu" else ""
     return {
         "network": name,
         "wait_share": round(clock.share, 4),
@@ -74,7 +74,7 @@ def measure(name: str, root: Path, args: argparse.Namespace) -> dict[str, Any]:
         "steps": steps,
         "workers": args.num_workers,
         "precision": args.precision,
-        "hardware": device or f"{platform.machine()}, {os.cpu_count()} cores",
+        "hardware": f"{device}{hardware()['cpu']}, {os.cpu_count()} cores",
         "torch": torch.__version__,
     }
 

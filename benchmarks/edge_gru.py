@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import platform
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lightning_har.bench.report import hardware
 from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.edge.bench import measure
 from lightning_har.edge.bundle import bundle
@@ -116,10 +116,10 @@ def main() -> None:
         print(f"{name}: {value:.3g}, wanted at most {wanted:.3g}: {'held' if value <= wanted else 'NOT held'}")
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     with args.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "threads", "rounds", "trained", "machine"])
+        writer = csv.DictWriter(file, [*rows[0], "threads", "rounds", "trained", "cpu"])
         writer.writeheader()
         told = {"threads": args.threads, "rounds": args.rounds, "trained": bool(args.checkpoint)}
-        writer.writerows({**row, **told, "machine": platform.processor() or platform.machine()} for row in rows)
+        writer.writerows({**row, **told, "cpu": hardware()["cpu"]} for row in rows)
     print(f"wrote {args.csv}")
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from lightning_har import CNNRNNModule, FeatureDataModule, VideoFolderDataModule
+from lightning_har.bench.report import hardware
 from lightning_har.data.fake import fake_frames, write_video
 from lightning_har.data.features import extract_features
 from lightning_har.nets.preprocess import normalize
@@ -77,7 +77,7 @@ def main() -> None:
         "extraction_s": round(extraction, 3),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": hardware()["cpu"],
     }
     for key, value in row.items():
         print(f"{key:18} {value}")

@@ -10,11 +10,11 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import tempfile
 from pathlib import Path
 
 from lightning_har import VideoFolderDataModule
+from lightning_har.bench.report import hardware
 from lightning_har.data.fake import write_fake_folder
 from lightning_har.spec import InputSpec, Sampling
 
@@ -53,7 +53,7 @@ def main() -> None:
         "peak_grown_mb": round((max(peak, after) - before) / 1e6, 1),
         "target_mb": 50,
         "cores": os.cpu_count(),
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": hardware()["cpu"],
     }
     for key, value in row.items():
         print(f"{key:14} {value}")

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_har.bench.report import hardware
 from lightning_har.nets.i3d import I3D
 from lightning_har.nets.s3d import S3D
 
@@ -59,6 +60,7 @@ def main() -> None:
                 "multiply_adds": multiply_adds,
                 "multiply_adds_over_i3d": round(multiply_adds / base[1], 4),
                 "torch": torch.__version__,
+                "cpu": hardware()["cpu"],
             }
         )
         print(

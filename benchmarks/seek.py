@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import tempfile
 import time
 from fractions import Fraction
@@ -20,6 +19,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from lightning_har.bench.report import hardware
 from lightning_har.data.decode import read_frames
 
 HERE = Path(__file__).resolve().parent
@@ -77,7 +77,7 @@ def main() -> None:
         "target": 0.2,
         "rounds": args.rounds,
         "cores": os.cpu_count(),
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": hardware()["cpu"],
     }
     for key, value in row.items():
         print(f"{key:14} {value}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lightning_har.bench.report import hardware
 from lightning_har.data.decode import read_frames
 from lightning_har.data.fake import fake_frames, write_video
 from lightning_har.nets.preprocess import normalize
@@ -123,7 +123,7 @@ def main() -> None:
             move()
             row["to_device_ms_per_16"] = 1e3 * best(move, 10)
             row["device"] = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    machine = {"cores": os.cpu_count(), "cpu": platform.processor() or platform.machine(), "clips": args.clips}
+    machine = {"cores": os.cpu_count(), "cpu": hardware()["cpu"], "clips": args.clips}
     columns = list(dict.fromkeys(key for row in rows for key in row))
     print("  ".join(f"{c:>20}" for c in columns))
     for row in rows:
