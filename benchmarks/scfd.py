@@ -115,22 +115,23 @@ def main() -> None:
         summary.append([*row, hardware()["cpu"], commit()])
         print(f"{model:8} {mean(means):.3f} ± {half:.3f} (95 %, t over {len(means)} folds), sd {stdev(means):.3f}")
     arguments.out.mkdir(parents=True, exist_ok=True)
-    update(arguments.out / "scfd_runs.csv", ["model", "fold", "seed", "top1"], runs)
+    told = [(*run, hardware()["cpu"], commit()) for run in runs]
+    update(arguments.out / "scfd_runs.csv", ["model", "fold", "seed", "top1", "hardware", "commit"], told)
     head = ["model", "top1_mean", "ci95_over_folds", "std_over_folds", "folds", "seeds", "hardware", "commit"]
     update(arguments.out / "scfd.csv", head, summary)
 
 
 def update(path: Path, head: list[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a table; rows of models that were not run now stay as they are, with the commit that they came from."""
-    old: list[list[str]] = []
+    old: list[dict[str, str]] = []
     if path.is_file():
         with path.open(newline="") as f:
-            old = list(csv.reader(f))[1:]
+            old = list(csv.DictReader(f))
     new = {row[0] for row in rows}
     with path.open("w", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(head)
-        writer.writerows(row for row in old if row[0] not in new)
+        writer.writerows([row.get(key, "") for key in head] for row in old if row[head[0]] not in new)
         writer.writerows(rows)
 
 

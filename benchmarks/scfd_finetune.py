@@ -4,7 +4,9 @@ Goes on from scfd_nested.py, whose best five candidates of each test fold (chose
 averages with two networks: MobileNetV2, the last two stages and the last convolution trained with a linear classifier
 over the mean of the frames, once on RGB and once on flow pictures. One setting, written down before the first run, for
 every fold; the last epoch is scored; nothing is chosen by a test fold. The rule that counts was fixed beforehand too,
-the average of the best five and both networks; the others stand beside it.
+the average of the best five and both networks; the others stand beside it. The interval is over folds; what another
+seed would give it tells only where the table says more than one. Not tried: TSM and 3D networks, frozen or fine-tuned,
+nor the whole of a network fine-tuned.
 
     python benchmarks/scfd_finetune.py FOLDS.csv WEIGHTS.tflite --features DIR [--seeds 1]
 

@@ -4,7 +4,8 @@ Five fixed folds keep a source video together. For each test fold, every candida
 leave-one-fold-out; the candidate that scores best there, and the average of the best five (each on features of its
 own), are then trained on all four and scored once on the test fold. The list of candidates was fixed before any of them
 was scored; the test fold chooses nothing. A control sees no picture, only each file's rate, length, height, width and
-bytes: what it gets, the videos' origin gives away.
+bytes: what it gets, the videos' origin gives away. Not tried: TSM and 3D networks, frozen or fine-tuned. The interval
+of a candidate is Student's over the folds it was scored on, each the mean of what was trained without one other too.
 
     python benchmarks/scfd_nested.py FOLDS.csv WEIGHTS.tflite [--features DIR] [--seeds 3]
 
@@ -353,6 +354,23 @@ def inner_scores(data: Data, tried: Sequence[Candidate], kept: Path) -> dict[tup
     return {key: mean(values) for key, values in found.items()}
 
 
+def folds_scored(kept: Path) -> dict[str, list[float]]:
+    """By candidate, its mean top-1 on each of the folds, of what ``inner_scores`` kept."""
+    found = {}
+    for line in kept.read_text(encoding="utf-8").splitlines():
+        one, on = json.loads(line), dict[str, list[float]]()
+        for fold, other, right, right_other in one["pairs"]:
+            on.setdefault(fold, []).append(right)
+            on.setdefault(other, []).append(right_other)
+        found[one["candidate"]] = [mean(on[fold]) for fold in sorted(on)]
+    return found
+
+
+def interval(values: Sequence[float]) -> float:
+    """Half of the 95 % interval of the mean of some folds' values."""
+    return T_95[len(values)] * stdev(values) / math.sqrt(len(values))
+
+
 def ranked(inner: Mapping[tuple[str, int], float], outer: str, tried: Sequence[Candidate]) -> list[int]:
     """The best candidate of each kind of features, by inner scores; the earlier where equal."""
     order = sorted(range(len(tried)), key=lambda k: (-inner[outer, k], k))
@@ -401,13 +419,14 @@ def main() -> None:
             rules = ("best", f"average of best {len(got) - 1}", "control: files, no pictures")
             for rule, said in zip(rules, (got[0], np.mean(got[:-1], 0), got[-1]), strict=True):
                 outer_rows.append((rule, outer, seed, data.right(said, outer)))
-    write(args.out, tried, inner, chosen, outer_rows, folds)
+    write(args.out, tried, inner, folds_scored(folder / "inner.jsonl"), chosen, outer_rows, folds)
 
 
 def write(
     out: Path,
     tried: Sequence[Candidate],
     inner: Mapping[tuple[str, int], float],
+    by_fold: Mapping[str, Sequence[float]],
     chosen: Mapping[str, Sequence[int]],
     rows: Sequence[tuple[str, str, int, float]],
     folds: Sequence[str],
@@ -416,12 +435,14 @@ def write(
     out.mkdir(parents=True, exist_ok=True)
     with (out / "scfd_nested_candidates.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["candidate", *(f"inner_top1_without_fold_{f}" for f in folds), "inner_top1_mean", "best_for"])
+        head = ["candidate", *(f"inner_top1_without_fold_{f}" for f in folds), "inner_top1_mean", "ci95_over_folds"]
+        writer.writerow([*head, "best_for", "hardware", "commit"])
         order = sorted(range(len(tried)), key=lambda k: -mean(inner[f, k] for f in folds))
         for k in order:
             values = [inner[f, k] for f in folds]
             best_for = " ".join(f for f in folds if chosen[f][0] == k)
-            writer.writerow([tried[k].name, *(f"{v:.4f}" for v in values), f"{mean(values):.4f}", best_for])
+            numbers = [f"{v:.4f}" for v in (*values, mean(values), interval(by_fold[tried[k].name]))]
+            writer.writerow([tried[k].name, *numbers, best_for, hardware()["cpu"], commit()])
     promised = mean(inner[f, chosen[f][0]] for f in folds)
     write_scores(out / "scfd_nested.csv", rows, folds, len(tried), {"best": f"{promised:.4f}"})
 
@@ -440,7 +461,7 @@ def write_scores(
         writer.writerow([*head, "candidates", "seeds", "hardware", "commit"])
         for rule in dict.fromkeys(r[0] for r in rows):
             means = [mean(r[3] for r in rows if r[:2] == (rule, f)) for f in folds]
-            half = T_95[len(means)] * stdev(means) / math.sqrt(len(means))
+            half = interval(means)
             numbers = [f"{v:.4f}" for v in (*means, mean(means), half, stdev(means))]
             seeds = len({r[2] for r in rows})
             writer.writerow([rule, *numbers, inner_top1.get(rule, ""), tried, seeds, hardware()["cpu"], commit()])

@@ -52,3 +52,5 @@ def test_other_models_rows_stay(script, tmp_path):
     script.update(table, ["model", "top1"], [["gru", "0.5"], ["avg", "0.6"]])
     script.update(table, ["model", "top1"], [["tsn", "0.7"], ["gru", "0.8"]])
     assert table.read_text().split() == ["model,top1", "avg,0.6", "tsn,0.7", "gru,0.8"]
+    script.update(table, ["model", "top1", "hardware"], [["tsn", "0.7", "Chip"]])  # what older rows do not say
+    assert table.read_text().split() == ["model,top1,hardware", "avg,0.6,", "gru,0.8,", "tsn,0.7,Chip"]

@@ -74,7 +74,8 @@ def test_tables_tell_all_that_was_tried(script, data, tmp_path):
     tried = [script.Candidate("noise:mean", "trees"), script.Candidate("told:mean", "svm", 1.0)]
     inner = {(fold, k): 0.5 + 0.1 * k for fold in FOLDS for k in range(2)}
     rows = [("best", fold, seed, 0.6 + 0.1 * (fold == "3")) for fold in FOLDS for seed in (0, 1)]
-    script.write(tmp_path, tried, inner, {fold: [1, 0] for fold in FOLDS}, rows, FOLDS)
+    by_fold = {one.name: [0.5, 0.6, 0.7, 0.8] for one in tried}
+    script.write(tmp_path, tried, inner, by_fold, {fold: [1, 0] for fold in FOLDS}, rows, FOLDS)
     with (tmp_path / "scfd_nested.csv").open(newline="") as file:
         (row,) = csv.DictReader(file)
     assert (row["top1_mean"], row["inner_top1"], row["candidates"], row["seeds"]) == ("0.6250", "0.6000", "2", "2")
@@ -83,3 +84,18 @@ def test_tables_tell_all_that_was_tried(script, data, tmp_path):
         found = list(csv.DictReader(file))
     assert [r["candidate"] for r in found] == ["told:mean svm C=1", "noise:mean trees"]
     assert found[0]["best_for"] == "0 1 2 3"
+    assert float(found[0]["ci95_over_folds"]) == pytest.approx(3.182 * 0.12910 / 2, abs=1e-4)
+    assert found[0]["hardware"] == script.hardware()["cpu"]
+
+
+def test_a_candidate_has_a_score_on_each_fold(script, data, tmp_path):
+    pytest.importorskip("sklearn")
+    tried = [script.Candidate("told:mean", "logistic", 1.0), script.Candidate("noise:mean", "logistic", 1.0)]
+    inner = script.inner_scores(data, tried, tmp_path / "kept")
+    found = script.folds_scored(tmp_path / "kept")
+    assert list(found) == [one.name for one in tried]
+    for k, one in enumerate(tried):  # the same scores, grouped by the fold they are on
+        assert np.mean(found[one.name]) == pytest.approx(np.mean([inner[f, k] for f in FOLDS]))
+    noise = tried[1]
+    said = [data.predict(noise, data.inputs(noise), ("0", other), seed=0) for other in FOLDS[1:]]
+    assert found[noise.name][0] == pytest.approx(np.mean([data.right(s, "0") for s in said]))
