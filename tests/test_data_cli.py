@@ -6,6 +6,7 @@ import csv
 import shutil
 
 import pytest
+from PIL import Image
 from rar_writer import write_rar
 
 from lightning_har import VideoFolderDataModule
@@ -192,3 +193,14 @@ def test_reencoded_videos_show_the_same_with_keyframes_close_together(tmp_path, 
         near = small.read(range(0, 50, 7)).astype(float) - large.read(range(0, 50, 7), (60, 80))
     assert abs(near).mean() < 4
     assert data("prepare", "folder", tmp_path / "in", "--reencode", tmp_path / "in" / "x") == 2
+
+
+def test_stored_flow_is_shown_below_the_frames(tmp_path):
+    pytest.importorskip("cv2")
+    write_fake_folder(tmp_path / "clips", clips=4)
+    clips, flow = tmp_path / "clips", tmp_path / "flow"
+    assert data("flow", clips, "--out", flow, "--method", "lucas_kanade", "--workers", 0) == 0
+    assert data("show", clips, "--picture", tmp_path / "frames.png") == 0
+    assert data("show", clips, "--flow-root", flow, "--picture", tmp_path / "flow.png") == 0
+    with Image.open(tmp_path / "frames.png") as frames, Image.open(tmp_path / "flow.png") as both:
+        assert both.height > 2.5 * frames.height  # x and y of each

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,7 @@ def draw_samples(text: str, model: str | None, path: Path, split: str = "train",
         model: What ``predict`` takes; None draws 8 frames, evenly spread, 224×224 from the middle.
         path: Picture to write.
         split: "train" (with its random crops), "val", "test" or "predict".
-        flow_root: Where ``data flow`` put the flow, for a model that takes some.
+        flow_root: Where ``data flow`` put the flow. Without a model it is drawn below the frames.
 
     Raises:
         ConfigError: The data are features, which are no pictures.
@@ -91,6 +92,8 @@ def draw_samples(text: str, model: str | None, path: Path, split: str = "train",
         raise ConfigError(f"{text} holds features, which cannot be looked at; give the clips they were made from")
     if model is None:
         data.spec = InputSpec(8, (224, 224))
+        if flow_root is not None:
+            data.spec = {"rgb": data.spec, "flow": replace(data.spec, modality="flow", mean=(0.5,), std=(0.5,))}
         data.train_sampling = data.eval_sampling = Sampling("uniform")
     else:
         from lightning_har.modules.pretrained import load_model

@@ -36,6 +36,7 @@ examples:
   lightning-har data stats clips/ --picture stats.png
   lightning-har data split clips.csv --out split.csv --test 0.2 --val 0.1
   lightning-har data flow ucf101:data/ucf101 --out data/ucf101-flow
+  lightning-har data show ucf101:data/ucf101 --flow-root data/ucf101-flow --picture flow.png
   lightning-har data shards ucf101:data/ucf101 --out data/ucf101-shards
   lightning-har data fake epic_kitchens /tmp/epic
 """
@@ -58,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
     )
     show.add_argument("what", metavar="NAME|DATA")
     show.add_argument("--model", metavar="RUN|CHECKPOINT", help="draw what it is fed (default: 8 frames of 224×224)")
-    show.add_argument("--flow-root", metavar="DIR", help="where `data flow` put the flow, for a model that takes some")
+    show.add_argument("--flow-root", metavar="DIR", help="draw the flow that `data flow` put there, too")
     show.add_argument("--picture", default="samples.png", metavar="PNG", help="of some clips (default: samples.png)")
     show.add_argument("--json", action="store_true", help="print JSON")
     show.set_defaults(function=_show)
