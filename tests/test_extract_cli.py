@@ -8,6 +8,7 @@ import pytest
 from lightning_har.cli.main import main
 from lightning_har.data.fake import write_fake_folder
 from lightning_har.data.features import FeatureDataModule
+from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.data.ucf101 import UCF101DataModule
 from lightning_har.modules.cnn_rnn import CNNRNNModule
 
@@ -44,9 +45,24 @@ def test_a_folder_a_csv_with_folds_and_an_official_data_set(tmp_path, capsys):
     assert {r.group[-3:] for r in data.manifests["test"]} == {"g08"}
 
 
+def test_the_clips_held_out_are_those_that_the_recipe_would_hold_out(tmp_path):
+    clips = tmp_path / "clips"
+    write_fake_folder(clips, clips=6)
+    whole = VideoFolderDataModule(clips, val_fraction=0.5).manifests
+    assert len(whole["val"]) != len(VideoFolderDataModule(clips).manifests["val"]), "else this shows nothing"
+    arguments = ["--data", str(clips), "--val-fraction", "0.5", "--out", str(tmp_path / "out")]
+    assert main(["extract", *SMALL, *arguments]) == 0
+    # The share that a recipe names is not looked at: the features have their validation split.
+    found = FeatureDataModule(tmp_path / "out" / "manifest.csv", val_fraction=0.1).manifests
+    assert {split: [r.id for r in found[split]] for split in found} == {
+        split: [r.id for r in whole[split]] for split in whole
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--data", "/tmp/x.csv", "--split-column", "fold", "--val-fraction", "0.2"], "leave out --val-fraction"),
         (["--data", "ucf102:/x"], "did you mean ucf101"),
         (["--data", "/nowhere"], "no data at /nowhere"),
         (["--data", "ucf101:/nowhere"], "crcv.ucf.edu"),

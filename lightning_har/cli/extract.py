@@ -56,6 +56,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--dtype", choices=("float32", "float16", "uint8"), default="float32", help="of the files")
     parser.add_argument("--split", metavar="N", help="official split of NAME:DIR")
     parser.add_argument("--split-column", metavar="NAME", help="column of a CSV with splits or folds, kept as they are")
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        metavar="F",
+        help="of the training clips, where no val split is given (0.1)",
+    )
     parser.add_argument("--batch-size", type=positive, default=4, metavar="N", help="clips at a time (default: 4)")
     parser.add_argument("--num-workers", type=whole, metavar="N", help="processes that decode (default: one per core)")
     parser.add_argument("--engine", choices=("processes", "ray"), default="processes", help="(default: processes)")
@@ -76,6 +82,9 @@ def main(args: argparse.Namespace) -> int:
     if args.engine == "processes":
         module.to(args.device)  # on Ray the device is another machine's
     spec = module.spec
+    if args.val_fraction is not None and args.split_column is not None:
+        raise ConfigError("--split-column keeps the CSV's own splits; leave out --val-fraction")
+    val_fraction = {} if args.val_fraction is None else {"val_fraction": args.val_fraction}
     data = open_data(
         args.data,
         split=args.split,
@@ -85,6 +94,7 @@ def main(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         num_workers=args.num_workers,
         on_error="skip" if args.skip_errors else "raise",
+        **val_fraction,
     )
     assert isinstance(spec, InputSpec)
     done = extract_features(
