@@ -10,7 +10,7 @@ The weights are DeepMind's: data/checkpoints/rgb_imagenet of github.com/deepmind
 From the study: those weights, with a new layer of 16 outputs; Adam at 0.002, batch 16. The study normalises pixels to
 [0, 1]; the weights expect [-1, 1], which is what they get here. Not given there, and chosen here: the new layer takes
 the place of the old one, and all layers are trained; 64 frames; 30 epochs, of which the best by validation is kept; the
-split, see MSRDailyActivityDataModule.
+split, see MSRDailyActivityDataModule; one of its five people to train on is held out for validation.
 """
 
 from functools import partial

@@ -6,7 +6,8 @@ Reported (table 1): 78.21 % top-1.
 
 From the study: Inception-v1, ImageNet filters inflated, pixels in [0, 1], 25 frames a second (UCF101's own rate), Adam
 at 0.002, batch 16. Not given there, and chosen here: clips of 64 frames, as the I3D paper trains; 50 epochs, of which
-the best by validation is kept; split 1; one clip from the middle of a test video.
+the best by validation is kept; split 1, a tenth of whose training list, whole groups of clips, is held out for
+validation; one clip from the middle of a test video.
 """
 
 from functools import partial

@@ -8,7 +8,7 @@ From the study: 5 classes drawn at random, some 400 training and 25 validation c
 shuffled; SGD, batch 5, learning rate 0.01, and 0.001 for the second half of 24 hours on two GTX 1080 Ti. Its frames
 were "shuffled" too: here that is a random start of the clip, since frames out of order would leave no motion. Hours of
 other hardware do not carry over: here it is half of 200 epochs. Not given, and chosen here: which 5 classes (see
-KineticsDataModule), momentum 0.9 (the I3D paper's).
+KineticsDataModule), a tenth of the 400 held out for validation, momentum 0.9 (the I3D paper's).
 """
 
 from functools import partial

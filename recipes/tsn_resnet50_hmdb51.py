@@ -6,8 +6,8 @@ Reported: the study shows its curves as pictures only, without numbers.
 
 From the study: no pretrained weights, 3 segments, SGD at 0.001, momentum 0.9, weight decay 1e-4, batch 5, 100 epochs of
 a capped number of iterations so that a run fits in three or four hours on one T4; the learning rate falls to a tenth at
-epochs 40, 70 and 90. Not given, and chosen here: split 1; dropout 0.5. The schedule is that of its longest described
-run, TSN with VGG16.
+epochs 40, 70 and 90. Not given, and chosen here: split 1, a tenth of whose training list, whole groups of clips, is
+held out for validation; dropout 0.5. The schedule is that of its longest described run, TSN with VGG16.
 """
 
 from functools import partial

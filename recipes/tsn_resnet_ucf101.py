@@ -7,8 +7,9 @@ Reported: 80.28 % top-1 (table 2), 81.77 % (section 5.2.2): the study contradict
 From the study: ImageNet weights, 3 segments with one random frame each, consensus by average, SGD, batch 128; at test
 time 25 segments with one crop. Not given there, and taken from the TSN paper (section 3.2 and its released settings):
 learning rate 0.001, a tenth from epoch 30 and a hundredth from epoch 60 of 80, momentum 0.9, weight decay 5e-4, dropout
-0.8, batch norms frozen but for the first. Chosen here: split 1; the best epoch by validation is kept. The depth is not
-given either; it is called much smaller than BN-Inception, so it is 18 here.
+0.8, batch norms frozen but for the first. Chosen here: split 1, a tenth of whose training list, whole groups of clips,
+is held out for validation; the best epoch by validation is kept. The depth is not given either; it is called much
+smaller than BN-Inception, so it is 18 here.
 """
 
 from functools import partial
