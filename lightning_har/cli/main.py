@@ -153,6 +153,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {' or '.join(matches)}?" if matches else ""
 
 
+def nearest_path(path: str) -> str:
+    """The same for a path that does not exist, among what lies in its folder."""
+    folder, name = os.path.split(path.rstrip(os.sep))
+    try:
+        return nearest(name, os.listdir(folder or "."))
+    except OSError:
+        return f"; there is no folder {folder}"
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in two lines; the subcommands' parsers inherit it."""
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_har.cli._arguments import check_output, positive
+from lightning_har.cli.main import nearest_path
 from lightning_har.errors import ConfigError, DataError
 
 WINDOW_S = 2.0
@@ -115,6 +116,7 @@ def find_videos(given: Sequence[str]) -> list[Path]:
         DataError: Something that does not exist, or a folder or pattern without videos.
     """
     from lightning_har.data.folder import videos_in
+    from lightning_har.data.manifest import VIDEO_SUFFIXES
 
     found: dict[Path, None] = {}
     for text in given:
@@ -122,13 +124,13 @@ def find_videos(given: Sequence[str]) -> list[Path]:
         if path.is_dir():
             files = videos_in(path)
             if not files:
-                raise DataError(f"{path} has no videos in it, by their suffix")
+                raise DataError(f"{path} has no videos in it, by their suffix: {', '.join(sorted(VIDEO_SUFFIXES))}")
         elif path.exists():
             files = [path]
         else:
             files = [Path(name) for name in sorted(glob.glob(text, recursive=True)) if Path(name).is_file()]
             if not files:
-                raise DataError(f"{text} does not exist, and matches nothing")
+                raise DataError(f"{text} does not exist, and matches nothing{nearest_path(text)}")
         found.update(dict.fromkeys(files))
     return list(found)
 

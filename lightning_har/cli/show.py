@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning_har._files import whole_file
 from lightning_har.cli._arguments import PICTURES, check_output, positive
-from lightning_har.cli.main import FULL, nearest
+from lightning_har.cli.main import FULL, nearest, nearest_path
 from lightning_har.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -90,10 +90,10 @@ def read_counts(run: str | Path, head: str | None = None) -> tuple[Tensor, list[
 
     path = Path(run) / "predictions.csv"
     if not path.is_file():
-        inner = sorted(str(p.parent) for p in Path(run).glob("*/predictions.csv"))
-        hint = f"; there is {' and '.join(inner)}" if inner else ""
-        if (Path(run) / "last.ckpt").is_file():
-            hint = f"; it was stopped before its test: go on with --resume {run}"
+        stopped = (Path(run) / "last.ckpt").is_file()
+        hint = (
+            f"; it was stopped before its test: go on with --resume {run}" if stopped else _hint(Path(run), path.name)
+        )
         raise DataError(f"{run} is no run's folder with a predictions.csv{hint}")
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("label") and row.get("predicted")]
@@ -106,6 +106,14 @@ def read_counts(run: str | Path, head: str | None = None) -> tuple[Tensor, list[
     for row in rows:
         counts[names.index(row["label"]), names.index(row["predicted"])] += 1
     return counts, names
+
+
+def _hint(run: Path, name: str) -> str:
+    """What to give instead of a folder without that file."""
+    if not run.exists():
+        return nearest_path(str(run))
+    inner = sorted(str(path.parent) for path in run.glob(f"*/{name}"))
+    return f"; there is {' and '.join(inner)}" if inner else "; give the folder that `lightning-har run` wrote to"
 
 
 def _classes(args: argparse.Namespace, path: Path) -> None:
@@ -126,7 +134,7 @@ def _curves(args: argparse.Namespace, path: Path) -> None:
 
     table = Path(args.what) / "metrics.csv"
     if not table.is_file():
-        raise DataError(f"{args.what} is no run's folder with a metrics.csv")
+        raise DataError(f"{args.what} is no run's folder with a metrics.csv{_hint(Path(args.what), table.name)}")
     save_curves(table, path)
 
 
@@ -147,7 +155,8 @@ def _gradcam(args: argparse.Namespace, path: Path) -> None:
     if args.model is None:
         raise ConfigError("gradcam explains a model's verdict: give it with --model RUN|CHECKPOINT")
     if not Path(args.what).is_file():
-        raise DataError(f"no clip at {args.what}")
+        folder = "; that is a folder: give one of its files" if Path(args.what).is_dir() else ""
+        raise DataError(f"no clip at {args.what}{folder or nearest_path(args.what)}")
     module = load_model(args.model)
     require_clips(module)
     data = VideoFilesDataModule(

@@ -45,6 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_video(folder / "clips" / "a.mp4")
     write_video(folder / "clips" / "b.mp4")
     (folder / "bad.mp4").write_bytes(b"no video")
+    (folder / "empty").mkdir()
     return folder
 
 
@@ -102,6 +103,8 @@ def test_text_and_annotation(place: Path, tmp_path: Path, capsys: pytest.Capture
     ("arguments", "message"),
     [
         (["nothing.mp4", "--model", "."], "nothing.mp4 does not exist"),
+        (["{place}/clips/aa.mp4", "--model", "."], "did you mean a.mp4"),
+        (["{place}/empty", "--model", "."], "by their suffix: .3gp, "),
         (["{place}/clips", "--model", "{place}/clips"], "has no best.ckpt"),
         (["{place}/clips", "--model", "some-zoo-id"], "no checkpoint 'some-zoo-id'"),
         (["{place}/clips", "--model", "runs/none/best.ckpt"], "no checkpoint at runs/none/best.ckpt"),

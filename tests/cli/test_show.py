@@ -40,11 +40,17 @@ def test_pictures_of_a_run(kind: str, run: Path, tmp_path: Path, capsys: pytest.
     ("arguments", "message"),
     [
         (["bars", "{run}/gone"], "no run's folder"),
+        (["bars", "{run}/predictions.cs"], "did you mean predictions.csv"),
+        (["bars", "{run}/folder"], "give the folder that `lightning-har run` wrote"),
+        (["curves", "{run}/.."], "there is {run}/../"),
         (["confusion", "{run}", "--classes", "fly"], "no class fly"),
         (["confusion", "{run}", "--head", "verb"], "of head 'verb'"),
         (["curves", "{run}/predictions.csv"], "no run's folder"),
         (["gradcam", "{run}/x.mp4"], "--model"),
         (["gradcam", "{run}/x.mp4", "--model", "{run}"], "no clip at"),
+        (["gradcam", "{run}/metrics.cvs", "--model", "{run}"], "did you mean metrics.csv"),
+        (["gradcam", "{run}/folder", "--model", "{run}"], "give one of its files"),
+        (["gradcam", "{run}/none/x.mp4", "--model", "{run}"], "there is no folder {run}/none"),
         (["features", "mobilenet_v99", "--weights", "none"], "no backbone"),
         (["bars", "{run}", "--out", "{run}"], "no picture by its suffix"),
         (["bars", "{run}", "--out", "{run}/gone/x.png"], "cannot be written"),
@@ -53,10 +59,11 @@ def test_pictures_of_a_run(kind: str, run: Path, tmp_path: Path, capsys: pytest.
 def test_wrong_arguments(
     arguments: list[str], message: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (run / "folder").mkdir()
     tail = [] if "--out" in arguments else ["--out", str(tmp_path / "x.png")]
     assert main(["show", *(a.format(run=run) for a in arguments), *tail]) == 2
     shown = capsys.readouterr().err
-    assert message in shown
+    assert message.format(run=run) in shown
     assert len(shown.splitlines()) <= 3
 
 
