@@ -308,20 +308,20 @@ def _attempt(job: Job, settings: Settings, *extra: str) -> str | None:
         error = _call(job, [*line[:at], "--resume", str(job.folder), *line[at + 2 :]])
         if error is None:
             return None
-    if job.folder.exists():
-        shutil.rmtree(job.folder)
     if not extra:
         job.note = None
         _note(job).unlink(missing_ok=True)
-    return _call(job, command(job, settings, *extra))
+    return _call(job, command(job, settings, *extra), anew=True)
 
 
-def _call(job: Job, line: list[str]) -> str | None:
+def _call(job: Job, line: list[str], *, anew: bool = False) -> str | None:
     job.attempts.append(line[1:])
     log = _log(job)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as file:
         _lock(file, job)
+        if anew and job.folder.exists():  # not before the lock: it may be another's, at work in it
+            shutil.rmtree(job.folder)
         begin = file.tell()
         file.write(f"$ {' '.join(line[1:])}\n".encode())
         file.flush()

@@ -292,5 +292,6 @@ def test_a_run_that_outlived_its_benchmark_is_not_disturbed(place, tmp_path, cap
         process.wait()
         assert main(["benchmark", str(recipe), "--data", str(place / "clips"), "--out", str(out)]) == 2
         assert "another process is still at" in capsys.readouterr().err
+        assert (out / "runs/slow/seed0/config.yaml").is_file()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
