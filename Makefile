@@ -1,4 +1,5 @@
-# make demo: set up and run the quickstart.  make test: set up and run the tests.  make check: lint and types.
+# make demo: set up and run the quickstart.  make test: set up and run the tests.
+# make check: lint, types, and whether docs/results.md is what benchmarks/results says.
 # make docs: the site, in site/, and the tests of what it says.
 PYTHON ?= python3
 VENV := .venv
@@ -23,6 +24,7 @@ check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python -m pytest -q tests/test_imports.py
+	$(VENV)/bin/python benchmarks/make_results.py --check
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

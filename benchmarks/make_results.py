@@ -5,8 +5,8 @@
 A folder with results.json is a benchmark's (``lightning-har benchmark --out benchmarks/results/NAME``); a CSV is that
 of the script of its name in this folder, or of the longest beginning of its name that is a script. The first paragraph
 of the script's docstring tells what it is; its ``REPORTED``, if it has one, what a study reports of the same, which is
-shown below the table as that, never in it. ``--check`` writes nothing and fails if the page is not what would be
-written.
+shown below the table as that, never in it. ``--check`` writes nothing and fails if the page or one of its pictures is
+not what would be written.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import argparse
 import ast
 import csv
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -100,15 +99,21 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()
     text, pictures = page()
+    wanted = {PICTURES / f"{picture.parent.name}-{picture.name}": picture.read_bytes() for picture in pictures}
+    there = sorted(PICTURES.iterdir()) if PICTURES.is_dir() else []
     if args.check:
-        current = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
-        if current != text:
-            print(f"{PAGE} is not what benchmarks/results says; run python benchmarks/make_results.py", file=sys.stderr)
-        return int(current != text)
+        other = [] if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text else [PAGE]
+        found = {path: path.read_bytes() for path in there}
+        other += [path for path in sorted({*wanted, *found}) if wanted.get(path) != found.get(path)]
+        for path in other:
+            print(f"{path} is not what benchmarks/results says; run python benchmarks/make_results.py", file=sys.stderr)
+        return int(bool(other))
     PICTURES.mkdir(parents=True, exist_ok=True)
     PAGE.write_text(text, encoding="utf-8")
-    for picture in pictures:
-        shutil.copyfile(picture, PICTURES / f"{picture.parent.name}-{picture.name}")
+    for path in {*there} - {*wanted}:
+        path.unlink()
+    for path, picture in wanted.items():
+        path.write_bytes(picture)
     print(f"{PAGE}: {text.count('## ')} tables, {len(pictures)} pictures")
     return 0
 

@@ -4,8 +4,8 @@ Five fixed folds keep a source video together. For each test fold, every candida
 leave-one-fold-out; the candidate that scores best there, and the average of the best five (each on features of its
 own), are then trained on all four and scored once on the test fold. The list of candidates was fixed before any of them
 was scored; the test fold chooses nothing. A control sees no picture, only each file's rate, length, height, width and
-bytes: what it gets, the videos' origin gives away. Not tried: TSM and 3D networks, frozen or fine-tuned. The interval
-of a candidate is Student's over the folds it was scored on, each the mean of what was trained without one other too.
+bytes: what it gets, the videos' origin gives away. Not tried: TSM and 3D networks, frozen or fine-tuned. A
+candidate's interval is Student's over the five folds that it was scored on.
 
     python benchmarks/scfd_nested.py FOLDS.csv WEIGHTS.tflite [--features DIR] [--seeds 3]
 

@@ -97,3 +97,23 @@ def test_check_finds_a_page_that_is_not_current(script, tmp_path, monkeypatch, c
     assert script.main() == 0
     write_csv(tmp_path / "scripts/results/x.csv", [["k"], ["2"]])
     assert script.main() == 1
+
+
+def test_check_finds_pictures_that_are_not_current(script, tmp_path, monkeypatch, capsys):
+    source, shown = tmp_path / "scripts/results/x.png", tmp_path / "docs/results/results-x.png"
+    write_csv(source.with_suffix(".csv"), [["k"], ["1"]])
+    source.write_bytes(b"old")
+    assert script.main() == 0
+    assert shown.read_bytes() == b"old"
+    monkeypatch.setattr("sys.argv", ["make_results.py", "--check"])
+    assert script.main() == 0
+    source.write_bytes(b"new")
+    assert script.main() == 1
+    assert "results-x.png is not what" in capsys.readouterr().err
+    source.unlink()  # the page no longer shows it
+    assert script.main() == 1
+    assert "results-x.png is not what" in capsys.readouterr().err
+    assert shown.read_bytes() == b"old"
+    monkeypatch.setattr("sys.argv", ["make_results.py"])
+    assert script.main() == 0
+    assert not shown.exists()
