@@ -20,20 +20,20 @@ from lightning_har.errors import ConfigError
 if TYPE_CHECKING:
     from rich.table import Table
 
-_ENERGY = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
-
 
 class Row(TypedDict):
     """A bundle at a number of threads.
 
     Attributes:
-        size_mb: Of the exported graphs on disk, in 10⁶ bytes.
+        size_mb: Of the exported graphs on disk, in 10⁶ bytes: what the model's choice changes. The runner and its
+            captions, alike for all, and the engine are not counted.
         peak_rss_mb: The process's own high-water mark, Python and the decoder included.
         cold_start_s: From starting the process to the first label.
-        frame_p50_ms: A clip's network time by its frames.
+        frame_p50_ms: Of one frame's pass; a network that sees no frame alone (kind "clip") has its time by its frames.
         clip_p50_ms: From file to label, decoding included.
         agreement: Top-1 with PyTorch's float, when the bundle was made; None for float.
-        joule_per_clip: Of the whole package, idle power included; None where the machine does not tell.
+        joule_per_clip: Of the whole package, idle power included, while clips are recognised; None where the machine
+            does not tell.
     """
 
     bundle: str
@@ -73,10 +73,9 @@ def measure(folder: str | Path, video: str | Path, *, threads: Sequence[int] = (
         begin = time.perf_counter()
         _run(bundle.folder, video, n, 1)
         cold = time.perf_counter() - begin
-        before = _energy()
         told = _run(bundle.folder, video, n, repeat)
-        after = _energy()
-        frames = told["frames_per_clip"]
+        # Empty where none is seen alone.
+        frame = told["frame"] or {k: v / told["frames_per_clip"] for k, v in told["network"].items()}
         rows.append(
             {
                 "bundle": str(folder),
@@ -88,14 +87,12 @@ def measure(folder: str | Path, video: str | Path, *, threads: Sequence[int] = (
                 "size_mb": round(size / 1e6, 3),
                 "peak_rss_mb": told["peak_memory_mb"],
                 "cold_start_s": round(cold, 3),
-                "frame_p50_ms": round(told["network"]["p50_ms"] / frames, 3),
-                "frame_p95_ms": round(told["network"]["p95_ms"] / frames, 3),
+                "frame_p50_ms": round(frame["p50_ms"], 3),
+                "frame_p95_ms": round(frame["p95_ms"], 3),
                 "clip_p50_ms": told["clip"]["p50_ms"],
                 "clip_p95_ms": told["clip"]["p95_ms"],
                 "agreement": bundle.report["agreement"],
-                "joule_per_clip": None
-                if before is None or after is None or after < before
-                else round((after - before) / repeat, 3),
+                "joule_per_clip": told["joule_per_clip"],
             }
         )
     return rows
@@ -125,7 +122,7 @@ def table(rows: Sequence[Row]) -> Table:
     out = Table(title="Bundles on this machine", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     energy = any(row["joule_per_clip"] is not None for row in rows)
     heads = [
-        "MB on\ndisk",
+        "MB of\ngraphs",
         "MB at\nmost",
         "s to\nlabel",
         "ms / frame\np50, p95",
@@ -177,10 +174,10 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
     for axes, key, label in zip(
         figure.subplots(1, 2, sharey=True),
         ("frame_p50_ms", "size_mb"),
-        (f"ms per frame, {fewest} thread{'s' * (fewest > 1)}", "MB on disk"),
+        (f"ms per frame, {fewest} thread{'s' * (fewest > 1)}", "MB of graphs"),
         strict=True,
     ):
-        points = [(float(row[key]), _agreement(row), row["model"]) for row in shown]  # type: ignore[literal-required]
+        points = [(float(row[key]), _agreement(row), Path(row["bundle"]).resolve().name) for row in shown]  # type: ignore[literal-required]
         for x, y, name in points:
             axes.plot(x, y, "o")
             axes.annotate(name, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
@@ -213,11 +210,3 @@ def _run(folder: Path, video: str | Path, threads: int, repeat: int) -> dict[str
         raise ConfigError(f"{folder}: its runner failed: {done.stderr.strip() or done.returncode}")
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return told
-
-
-def _energy() -> float | None:
-    """Joules that the processor's package has used, where it may be read."""
-    try:
-        return int(_ENERGY.read_text()) / 1e6
-    except (OSError, ValueError):
-        return None

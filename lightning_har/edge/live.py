@@ -26,6 +26,7 @@ from lightning_har.edge.runtime import (
     Converter,
     Recognizer,
     Stopwatch,
+    energy,
     frames_of,
     load_bundle,
     peak_memory,
@@ -193,7 +194,8 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
     import av
 
     limit = str(int(FFMPEG_SECONDS * 1e6))
-    name, form, options, timeout = source, None, {"rw_timeout": limit}, (FFMPEG_SECONDS, FFMPEG_SECONDS)
+    name, form, options = source, None, {"rw_timeout": limit}
+    timeout: tuple[float, float] | None = (FFMPEG_SECONDS, FFMPEG_SECONDS)
     if source.isdigit():
         name, form, options = _camera(int(source))
     elif source.startswith("rtsp://"):
@@ -364,8 +366,10 @@ def seconds(text: str) -> float:
 
 
 def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) -> dict[str, Any]:
-    decode, network, whole = Stopwatch(), Stopwatch(), Stopwatch()
+    decode, network, whole, each = Stopwatch(), Stopwatch(), Stopwatch(), Stopwatch()
+    recognizer.time_frames(each)
     first = None
+    used = energy()
     begin = time.perf_counter()
     for _ in range(args.repeat):
         with whole:
@@ -374,6 +378,7 @@ def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
             with network:
                 logits = recognizer.clip(frames)
         first = first or time.perf_counter() - begin
+    after = energy()
     best = top(logits, bundle, args.top)
     _print_labels(best)
     if args.output:
@@ -389,8 +394,13 @@ def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
         "first_s": round(first or 0.0, 3),
         "decode": decode.percentiles(),
         "network": network.percentiles(),
+        "frame": each.percentiles(),
         "clip": whole.percentiles(),
         "fps": round(len(frames) * len(whole.times) / (sum(whole.times) / 1000), 1),
+        # The counter starts again from 0 now and then.
+        "joule_per_clip": None
+        if used is None or after is None or after < used
+        else round((after - used) / args.repeat, 3),
         "dropped": 0,
     }
 

@@ -269,6 +269,19 @@ class Recognizer:
         self._window.clear()
         self._state = list(self._start)
 
+    def time_frames(self, stopwatch: Stopwatch) -> None:
+        """Time each pass of a frame from now on; "clip" sees none alone."""
+        part = {"frames": "frame", "stream": "step"}.get(self.kind)
+        if part is None:
+            return
+        graph = self._graphs[part]
+
+        def timed(inputs: Sequence[Array]) -> list[Array]:
+            with stopwatch:
+                return graph(inputs)
+
+        self._graphs[part] = timed
+
     def _features(self, frame: Array) -> Array:
         return self._graphs["frame"]([_to_batch(frame)])[0]
 
@@ -363,6 +376,17 @@ def peak_memory() -> int | None:
         return peak if sys.platform == "darwin" else peak * 1024
     # Not getrusage: a child begins with its parent's ru_maxrss.
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+ENERGY = Path("/sys/class/powercap/intel-rapl:0/energy_uj")
+
+
+def energy() -> float | None:
+    """Joules that the processor's package has used, from any time on; None where that may not be read."""
+    try:
+        return int(ENERGY.read_text()) / 1e6
+    except (OSError, ValueError):
+        return None
 
 
 class Stopwatch:

@@ -66,23 +66,48 @@ def test_bundle_and_edge_bench(checkpoint, data, tmp_path, capsys):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
-def test_energy_is_told_where_the_machine_counts_it(checkpoint, tmp_path, monkeypatch):
-    """A counter of microjoules, as Linux shows the processor's; each recognised clip adds 3 J."""
+def test_energy_and_frames_are_the_runners_own(checkpoint, tmp_path, monkeypatch):
+    """Without the start of Python; a network that sees no frame alone has its clip's time by its frames."""
     assert main(["bundle", "--model", str(checkpoint), "--out", str(tmp_path / "b")]) == 0
+    clip = {"p50_ms": 8.0, "p95_ms": 10.0}
+    told = {"frames_per_clip": 4, "peak_memory_mb": 50.0, "network": clip, "clip": clip}
+    told |= {"frame": {}, "joule_per_clip": None}
+    monkeypatch.setattr(bench, "_run", lambda *args: told)
+    (row,) = bench.measure(tmp_path / "b", "clip.mp4", threads=(1,))
+    assert (row["frame_p50_ms"], row["frame_p95_ms"], row["joule_per_clip"]) == (2.0, 2.5, None)
+    told |= {"frame": {"p50_ms": 1.0, "p95_ms": 7.0}, "joule_per_clip": 3.0}
+    (row,) = bench.measure(tmp_path / "b", "clip.mp4", threads=(1,))
+    assert (row["frame_p50_ms"], row["frame_p95_ms"], row["joule_per_clip"]) == (1.0, 7.0, 3.0)
+
+
+@pytest.mark.parametrize("kind", ["clip", "frames", "stream"])
+def test_the_runner_times_each_frame_and_reads_the_counter_around_its_clips(kind, tmp_path, monkeypatch, capsys):
+    """A counter of microjoules, as Linux shows the processor's; each clip that is read adds 3 J."""
+    from lightning_har.edge import live, runtime
+    from lightning_har.edge.bundle import bundle
+
+    bundle(cnn_rnn("avg"), tmp_path / "b", kind=kind)
     counter = tmp_path / "energy_uj"
     counter.write_text("1000000")
-    clip = {"p50_ms": 8.0, "p95_ms": 9.0}
-    told = {"frames_per_clip": 4, "peak_memory_mb": 50.0, "network": clip, "clip": clip}
+    read = live.read_clip
 
-    def run(folder, video, threads, repeat):
-        counter.write_text(str(int(counter.read_text()) + 3_000_000 * repeat))
-        return told
+    def clip(*args):
+        counter.write_text(str(int(counter.read_text()) + 3_000_000))
+        return read(*args)
 
-    monkeypatch.setattr(bench, "_run", run)
-    monkeypatch.setattr(bench, "_ENERGY", counter)
-    assert [row["joule_per_clip"] for row in bench.measure(tmp_path / "b", "clip.mp4", repeat=5)] == [3.0, 3.0]
-    monkeypatch.setattr(bench, "_ENERGY", tmp_path / "none")
-    assert bench.measure(tmp_path / "b", "clip.mp4", threads=(1,))[0]["joule_per_clip"] is None
+    monkeypatch.setattr(live, "read_clip", clip)
+    monkeypatch.setattr(runtime, "ENERGY", counter)
+    video = bench.write_clip(tmp_path / "clip.mp4", frames=8, size=(64, 64))
+    capsys.readouterr()
+    assert live.main([str(video), "--json", "--repeat", "3"], tmp_path / "b") == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["joule_per_clip"] == 3.0
+    assert bool(told["frame"]) == (kind != "clip")
+    if kind != "clip":
+        assert 0 < told["frame"]["p50_ms"] <= told["frame"]["p95_ms"] <= told["network"]["p95_ms"]
+    monkeypatch.setattr(runtime, "ENERGY", tmp_path / "none")
+    assert live.main([str(video), "--json"], tmp_path / "b") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["joule_per_clip"] is None
 
 
 def test_pareto_keeps_what_nothing_beats():
@@ -118,7 +143,12 @@ def test_the_table_is_whole_on_a_narrow_terminal(joule):
 
 
 def test_plot_and_csv_of_given_rows(tmp_path):
+    """A model's bundles, of one name, are told apart by their folders."""
     row: Row = dict.fromkeys(Row.__annotations__, 1.0) | {"model": "m", "threads": 1, "agreement": None}
-    plot([row], tmp_path / "p.png")
-    write_csv([row], tmp_path / "t.csv")
-    assert len((tmp_path / "t.csv").read_text().splitlines()) == 2
+    rows = [{**row, "bundle": f"out/{name}"} for name in ("mine-float", "mine-int8/")]
+    plot(rows, tmp_path / "p.svg")
+    picture = (tmp_path / "p.svg").read_text()
+    assert "<!-- mine-float -->" in picture
+    assert "<!-- mine-int8 -->" in picture
+    write_csv(rows, tmp_path / "t.csv")
+    assert len((tmp_path / "t.csv").read_text().splitlines()) == 3
