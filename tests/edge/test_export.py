@@ -336,6 +336,20 @@ def test_files_hold_the_network_and_no_more(tmp_path):
     assert whole == {n.input[0] for n in biases}
 
 
+def per_channel(graph):
+    """The products with weights in int8, each of which has a step for each of its output channels."""
+    values = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer}
+    by_output = {n.output[0]: n for n in graph.node}
+    products = [n for n in graph.node if n.op_type in ("Conv", "Gemm", "MatMul")]
+    for node in products:
+        weight, scale, *_ = by_output[node.input[1]].input
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        axis = 0 if node.op_type == "Conv" or transposed else 1
+        assert values[weight].dtype == np.int8
+        assert values[scale].size == values[weight].shape[axis], node.name
+    return products
+
+
 @pytest.mark.parametrize("temporal", ["gru", "lstm"])
 def test_the_matrix_products_of_a_recurrent_head_are_int8(tmp_path, temporal):
     export(cnn_rnn(temporal), tmp_path, int8=True, calibration=batches(), kind="frames")
@@ -348,6 +362,7 @@ def test_the_matrix_products_of_a_recurrent_head_are_int8(tmp_path, temporal):
         weight = by_output[node.input[1]]
         assert weight.op_type == "DequantizeLinear"
         assert stored[weight.input[0]] == onnx.TensorProto.INT8
+    assert len(per_channel(graph)) == len(products)
 
 
 def test_relu6_is_folded_into_the_range(tmp_path):
@@ -356,9 +371,7 @@ def test_relu6_is_folded_into_the_range(tmp_path):
     kinds = [n.op_type for n in graph.node]
     assert "Conv" in kinds
     assert "Clip" not in kinds
-    scales = {i.name: onnx.numpy_helper.to_array(i) for i in graph.initializer if i.name.endswith("_scale")}
-    weights = [v for v in scales.values() if v.ndim == 1 and v.size > 1]
-    assert weights, "no scale per channel"
+    assert len(per_channel(graph)) == 52  # all convolutions of MobileNetV2
 
 
 def test_an_input_of_one_scale_and_whole_zero_point_is_its_own_code(tmp_path):

@@ -28,6 +28,23 @@ def test_gru_equals_torch(features):
     torch.testing.assert_close(ours(features.double()), theirs(features.double())[0][:, -1], atol=1e-6, rtol=0)
 
 
+def test_gru_equals_torch_at_study_es_size_in_float32():
+    """1280 features, 256 units, 25 frames; weights as they begin, biases that are not zero."""
+    torch.manual_seed(0)
+    ours, theirs = parts.GRU(1280, 256), nn.GRU(1280, 256, batch_first=True)
+    for bias in (ours.input.bias, ours.recurrent.bias):
+        nn.init.normal_(bias, std=0.1)
+    theirs.weight_ih_l0.data.copy_(ours.input.weight)
+    theirs.weight_hh_l0.data.copy_(ours.recurrent.weight)
+    theirs.bias_ih_l0.data.copy_(ours.input.bias)
+    theirs.bias_hh_l0.data.copy_(ours.recurrent.bias)
+    features = torch.rand(4, 25, 1280)  # what a ReLU6 and a mean over space give
+    with torch.no_grad():
+        given, expected = ours(features), theirs(features)[0][:, -1]
+    assert expected.std() > 0.1
+    torch.testing.assert_close(given, expected, atol=1e-6, rtol=0)
+
+
 def test_lstm_equals_torch(features):
     ours, theirs = parts.LSTM(D, H), nn.LSTM(D, H, batch_first=True)
     theirs.weight_ih_l0.data.copy_(ours.input.weight)
