@@ -171,7 +171,7 @@ def parse(
         parsed = parser.parse_args(argv)
         built = parser.instantiate_classes(parsed, instantiate_groups=False)
     except ArgumentError as error:
-        raise ConfigError(_readable(str(error), parser, recipe)) from error
+        raise ConfigError(_readable(str(error), parser, recipe, data_class)) from error
     if variants and parsed.variant is not None and parsed.variant not in variants:
         raise ConfigError(f"no variant {parsed.variant!r}; this recipe has {', '.join(variants)}")
     if parsed.refit_all and parsed.epochs is None:
@@ -269,15 +269,18 @@ def _with_config_of_resumed(argv: list[str], variant: str | None) -> list[str]:
     return argv
 
 
-def _readable(message: str, parser: Any, recipe: str) -> str:
+def _readable(message: str, parser: Any, recipe: str, data_class: type) -> str:
     known = [s for action in parser._actions for s in action.option_strings]
     unrecognized = re.match(r"[Uu]nrecognized arguments: (.*)", message)
     if unrecognized:
         name = unrecognized[1].split()[0].split("=")[0]
         return f"recipe {recipe} takes no {name}{_nearest(name, known)}; `--help` lists what it takes"
-    required = re.search(r'"([\w.]+)" is required', message)
+    # In the words of older and of newer releases of jsonargparse.
+    required = re.search(r'"([\w.]+)" is required', message) or re.search(r"are required: ([\w.]+)", message)
     if required:
-        return f"recipe {recipe} needs --{required[1]}"
+        needs = f"recipe {recipe} needs --{required[1]}"
+        source = getattr(data_class, "source", None)
+        return str(source.absent(needs)) if source is not None and required[1] == "data.root" else needs
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     return " ".join(lines[:3])
 

@@ -45,7 +45,7 @@ from lightning_har.callbacks import (
     StepSeed,
     StopOnNaN,
 )
-from lightning_har.errors import ConfigError
+from lightning_har.errors import ConfigError, DataError, WeightsError
 from lightning_har.evaluate import measure, predictions_by_head, protocol, split_scores, write_run
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.spec import Sampling
@@ -129,22 +129,29 @@ def run(
                     _check_trainer(args)
                     planned.append((variant, args, place, checkpoint))
         # All are noted before the first is trained: whoever resumes a stopped run finds those that wait.
+        made: list[Path] = []
         for _, args, place, _ in planned if _is_first_process() else ():
+            made += [path for path in (place / CONFIG, place, *place.parents) if not path.exists()]
             place.mkdir(parents=True, exist_ok=True)
             (place / REPORT).unlink(missing_ok=True)  # of fewer epochs, which are now gone on with
             (place / CONFIG).write_text(args.yaml)
-        reports |= {
-            variant or name: _run_one(
-                args,
-                place,
-                checkpoint,
-                recipe=f"{name}/{variant}" if variant else name,
-                monitor=monitor,
-                extra_metrics=None if args.replaced else extra_metrics,  # theirs are the names of the recipe's data
-                whole=place.parent if variant else place,
-            )
-            for variant, args, place, checkpoint in planned
-        }
+        try:
+            reports |= {
+                variant or name: _run_one(
+                    args,
+                    place,
+                    checkpoint,
+                    recipe=f"{name}/{variant}" if variant else name,
+                    monitor=monitor,
+                    extra_metrics=None if args.replaced else extra_metrics,  # theirs are the names of the recipe's data
+                    whole=place.parent if variant else place,
+                )
+                for variant, args, place, checkpoint in planned
+            }
+        except (ConfigError, DataError, WeightsError):
+            if made and all(path.name == CONFIG for _, _, place, _ in planned for path in place.iterdir()):
+                _remove(made)  # nothing has begun
+            raise
     if _is_first_process():
         _print_results(reports)
     return reports
@@ -257,6 +264,15 @@ def _is_first_process() -> bool:
     return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
 
 
+def _remove(paths: Sequence[Path]) -> None:
+    """Files, then the folders that are empty without them."""
+    for path in (p for p in paths if not p.is_dir()):
+        path.unlink()
+    for path in sorted((p for p in paths if p.is_dir()), key=lambda p: len(p.parts), reverse=True):
+        with contextlib.suppress(OSError):
+            path.rmdir()
+
+
 def _place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path | None]:
     """The run's folder, and the checkpoint to go on from."""
     resume = args.resume
@@ -272,14 +288,16 @@ def _place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path | N
     else:
         source = resume / variant if resume.name != variant else resume
         checkpoint = source / LAST
-        if not checkpoint.is_file():
-            if variant:  # stopped before this variant's turn
-                return (args.out / variant if args.out else source), None
-            raise ConfigError(f"nothing to resume: {resume} has no {LAST}")
+    if args.out is not None and (args.out / variant).resolve() != source.resolve():
+        raise ConfigError(f"--resume goes on in {source}, where the best epoch so far is; leave out --out {args.out}")
+    if not checkpoint.is_file():
+        if variant:  # stopped before this variant's turn
+            return source, None
+        raise ConfigError(f"nothing to resume: {resume} has no {LAST}")
     if checkpoint.name == BEST:
         raise ConfigError(f"{checkpoint} holds weights only; resume from {checkpoint.with_name(LAST)}")
     _check_resumable(checkpoint)
-    return (args.out / variant if args.out else source), checkpoint
+    return source, checkpoint
 
 
 def _check_resumable(checkpoint: Path) -> None:

@@ -325,6 +325,15 @@ def test_what_cannot_be_resumed(call: Any, tmp_path: Path, resume: str, message:
         call("--resume", str(tmp_path / resume), out="")
 
 
+def test_a_run_is_resumed_in_its_own_folder(call: Any, tmp_path: Path) -> None:
+    """Elsewhere the best epoch so far would be forgotten."""
+    (tmp_path / "run").mkdir()
+    torch.save({"state_dict": {}, "optimizer_states": []}, tmp_path / "run" / "last.ckpt")
+    with pytest.raises(ConfigError, match="leave out --out"):
+        call("--resume", str(tmp_path / "run"), out="other")
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -148,9 +148,10 @@ OWN_DATA = {"quickstart", "synthetic", "folder"}
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(p, id=p.stem) for p in RECIPES if p.stem not in OWN_DATA])
-def test_without_data_one_message_says_what_is_missing(recipe, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("arguments", [["--data.root", "nowhere"], []], ids=["wrong", "none"])
+def test_without_data_one_message_says_what_is_missing(recipe, arguments, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["run", str(recipe), "--data.root", "nowhere"]) == 2
+    assert main(["run", str(recipe), *arguments]) == 2
     said = capsys.readouterr().err
     name = re.search(r"data fake (\w+) DIR", said)[1]
     where, size = {
@@ -160,5 +161,7 @@ def test_without_data_one_message_says_what_is_missing(recipe, tmp_path, monkeyp
         "msr_daily": ("msr-dailyactivity3d", "320 RGB clips"),
         "epic_kitchens": ("epic-kitchens.github.io", "320 GB"),
     }[name]
-    for part in (f"error: {tmp_path / 'nowhere'} ", where, size, "layout:\n    DIR/"):
+    missing = f"{tmp_path / 'nowhere'} " if arguments else f"recipe {recipe.stem} needs --data.root\n"
+    for part in (f"error: {missing}", where, size, "layout:\n    DIR/"):
         assert part in said
+    assert list(tmp_path.iterdir()) == [], "a run that did not begin leaves nothing"
