@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lightning_har.errors import ConfigError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CELLS_WITH_NUMBERS = 20
 _EVERY_LABEL = 130
@@ -35,6 +39,29 @@ def save_confusion_matrix(
         classes: Draw only these classes, in this order; a last column counts what went to any other class.
         normalize: Colour by the share of the true class's clips, so that classes of any size compare.
         title: Above the picture; None tells accuracy and number of clips.
+
+    Raises:
+        ConfigError: Shapes do not fit, or an unknown class.
+    """
+    confusion_figure(counts, class_names, classes=classes, normalize=normalize, title=title).savefig(path)
+
+
+def confusion_figure(
+    counts: Tensor,
+    class_names: Sequence[str],
+    *,
+    classes: Sequence[str] | None = None,
+    normalize: bool = True,
+    title: str | None = None,
+) -> Figure:
+    """The picture of ``save_confusion_matrix``, as matplotlib's figure: to be shown in a notebook, or gone on with.
+
+    Args:
+        counts: See there, as for the others.
+        class_names: Likewise.
+        classes: Likewise.
+        normalize: Likewise.
+        title: Likewise.
 
     Raises:
         ConfigError: Shapes do not fit, or an unknown class.
@@ -80,7 +107,7 @@ def save_confusion_matrix(
         for i, j in torch.nonzero(counts).tolist():
             colour = "white" if norm(float(cells[i, j])) > 0.6 else "black"
             axes.text(j, i, str(int(counts[i, j])), ha="center", va="center", fontsize=font - 1, color=colour)
-    figure.savefig(path)
+    return figure
 
 
 def _select(counts: Tensor, names: list[str], chosen: list[str]) -> tuple[Tensor, list[str], list[str]]:

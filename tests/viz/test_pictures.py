@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -8,7 +9,7 @@ from PIL import Image
 
 from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.viz.annotate import annotate_video
-from lightning_har.viz.confusion import _select, most_confused, save_confusion_matrix
+from lightning_har.viz.confusion import _select, confusion_figure, most_confused, save_confusion_matrix
 from lightning_har.viz.curves import save_curves
 
 
@@ -21,6 +22,24 @@ def test_confusion_matrix_grows_with_its_classes(tmp_path: Path) -> None:
             darkest = np.asarray(picture.convert("L")).min()
         assert darkest < 120
     assert sizes[60][0] > 2 * sizes[3][0]
+
+
+@pytest.mark.parametrize(("count", "named"), [(13, 13), (101, 101), (400, 80)])
+def test_names_of_classes_do_not_overlap_and_are_on_the_picture(count: int, named: int) -> None:
+    names = [f"class {i} of a name of some length" for i in range(count)]
+    figure = confusion_figure(torch.eye(count, dtype=torch.int64) * 4, names)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    labels = axes.get_xticklabels(), axes.get_yticklabels()
+    assert [len(of) for of in labels] == [named, named]
+    wide, high = figure.canvas.get_width_height()
+    for edge, of in zip(("x", "y"), labels, strict=True):
+        assert [label.get_text() for label in of] == names[:: -(-count // named)]
+        boxes = [label.get_window_extent() for label in of]
+        assert all(box.x0 >= 0 and box.x1 <= wide and box.y0 >= 0 and box.y1 <= high for box in boxes)
+        spans = sorted((getattr(box, f"{edge}0"), getattr(box, f"{edge}1")) for box in boxes)
+        assert all(before[1] <= after[0] for before, after in pairwise(spans)), edge
+    assert {label.get_fontsize() >= 6 for of in labels for label in of} == {True}
 
 
 def test_chosen_classes_keep_all_clips() -> None:
