@@ -1,4 +1,4 @@
-"""torchcodec behind the same interface as PyAV."""
+"""torchcodec behind the same interface as PyAV; it decodes at the video's own size, and frames are resized after."""
 
 from __future__ import annotations
 
