@@ -1,0 +1,39 @@
+"""benchmarks/smoke_runs.py on recipes that write a report at once, or do not."""
+
+import csv
+import importlib.util
+from pathlib import Path
+
+import pytest
+from harness_runs import write_recipe
+
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "smoke_runs.py"
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("smoke_runs", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_recipe_is_a_row_with_its_time_or_its_error(script, tmp_path, monkeypatch):
+    waits = "import subprocess; subprocess.run([sys.executable, '-c', 'sum(range(30_000_000))'])"
+    recipes = [
+        write_recipe(tmp_path / "good.py", body=waits),  # the time of what it starts counts too
+        write_recipe(tmp_path / "bad.py", body="sys.exit('no such thing')"),
+        write_recipe(tmp_path / "mute.py", body="sys.exit()"),
+    ]
+    monkeypatch.setattr(
+        "sys.argv", ["smoke_runs.py", *map(str, recipes), "--threads", "1", "--out", f"{tmp_path}/t.csv"]
+    )
+    assert script.main() == 1
+    with (tmp_path / "t.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["error"] for row in rows] == ["", "exit code 1: no such thing", "no report"]
+    assert [row["recipe"] for row in rows] == ["good", "bad", "mute"]
+    assert float(rows[0]["seconds"]) > 0
+    assert float(rows[0]["cpu_seconds"]) > float(rows[1]["cpu_seconds"])
+    assert {row["threads"] for row in rows} == {"1"}
+    assert rows[0]["cpu"]
