@@ -29,12 +29,16 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         A name beside it of the same suffix, hidden, that no other process or machine has.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: It cannot be written; the error names it, not the hidden one.
     """
     path = Path(path)
     part = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     try:
         yield part
         os.replace(part, path)
+    except OSError as error:
+        if error.filename == str(part):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)

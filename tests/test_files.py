@@ -27,6 +27,12 @@ def test_a_write_that_failed_leaves_what_was_there(tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("a.csv", "old")]
 
 
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as error, whole_file(tmp_path / "gone" / "a.csv") as part:
+        part.write_text("x")
+    assert error.value.filename == str(tmp_path / "gone" / "a.csv")
+
+
 def test_two_writers_at_once_do_not_meet(tmp_path):
     with whole_file(tmp_path / "a") as one, whole_file(tmp_path / "a") as other:
         assert one != other

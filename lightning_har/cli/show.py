@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
         with whole_file(path) as part:
             own.get(args.kind, _classes)(args, part)
     except OSError as error:
-        if error.filename == str(part) or (error.filename is None and error.errno in FULL):
+        if error.filename is None and error.errno in FULL:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     print(f"wrote {path}")
@@ -90,10 +90,9 @@ def read_counts(run: str | Path, head: str | None = None) -> tuple[Tensor, list[
 
     path = Path(run) / "predictions.csv"
     if not path.is_file():
-        stopped = (Path(run) / "last.ckpt").is_file()
-        hint = (
-            f"; it was stopped before its test: go on with --resume {run}" if stopped else _hint(Path(run), path.name)
-        )
+        hint = _hint(Path(run), path.name)
+        if (Path(run) / "last.ckpt").is_file():
+            hint = f"; it was stopped before its test: go on with --resume {run}"
         raise DataError(f"{run} is no run's folder with a predictions.csv{hint}")
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("label") and row.get("predicted")]

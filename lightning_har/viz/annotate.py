@@ -41,6 +41,7 @@ def annotate_video(source: str | Path, target: str | Path, lines: Lines | Callab
     overlay, written = None, None
     try:
         with whole_file(target) as part:
+            part.touch()  # FFmpeg says too late, and not of which file, that it cannot be written
             with av.open(str(source)) as reader, av.open(str(part), "w") as writer:
                 if not reader.streams.video:
                     raise DecodeError(f"{source}: has no video stream")
@@ -67,8 +68,8 @@ def annotate_video(source: str | Path, target: str | Path, lines: Lines | Callab
             if overlay is None:
                 raise DecodeError(f"{source}: has no frames")
     except (av.FFmpegError, OSError) as error:
-        if getattr(error, "filename", None) == str(part):
-            raise OSError(error.errno, error.strerror, str(target)) from error
+        if error.filename == str(target):
+            raise
         raise DecodeError(f"{source}: cannot be annotated: {error}") from error
 
 

@@ -253,19 +253,7 @@ for line, limit in json.load(sys.stdin).items():
 @pytest.mark.skipif(os.name == "nt", reason="limits of Unix")
 def test_no_space_for_what_a_command_writes(tmp_path: Path) -> None:
     """A file that does not fit ends each command that writes with one message and its remedy."""
-    write_fake_folder(tmp_path / "clips", clips=3)
-    (tmp_path / "run").mkdir()
-    (tmp_path / "zoo").mkdir()
-    save_run(tmp_path / "run").save_pretrained(tmp_path / "published")
-    lines = dict(FULL_DISK)
-    for name, line in (("onnxscript", "export"), ("onnxruntime", "bundle"), ("webdataset", "data shards")):
-        if importlib.util.find_spec(name) is None:
-            lines = {k: v for k, v in lines.items() if not k.startswith(line)}
-    done = subprocess.run(
-        [sys.executable, "-c", ONE_BY_ONE], input=json.dumps(lines), capture_output=True, text=True, cwd=tmp_path
-    )
-    ended = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [line for line, *_ in ended] == list(lines), done.stderr
+    ended = one_by_one(FULL_DISK, tmp_path)
     remedy = "; make room, or write to another disk"
     wrong = [
         (line, code, said)
@@ -275,6 +263,37 @@ def test_no_space_for_what_a_command_writes(tmp_path: Path) -> None:
     assert not wrong, "\n".join(map(str, wrong))
     halves = {name for *_, left in ended for name in left} - {"out.csv"}  # what was checked stays checked
     assert halves == set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="/proc takes no files, not even root's")
+def test_no_permission_for_what_a_command_writes(tmp_path: Path) -> None:
+    """One message each, which names the place that was given."""
+    lines = {}
+    for line in FULL_DISK:
+        words = [f"/proc/{word}" if word.split(".")[0] == "out" else word for word in line.split()]
+        lines[" ".join([*words[:-1], "/proc"] if words[-1] in (".", "zoo") else words)] = -1
+    ended = one_by_one(lines, tmp_path)
+    named = re.compile(r"error: /proc/\S*(out|published|mine)\S* ?.*: No such file or directory$")
+    wrong = [(line, code, said) for line, code, said, _ in ended if code != 2 or not named.match(said.splitlines()[-1])]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+def one_by_one(lines: dict[str, int], folder: Path) -> list[tuple[str, int | str, str, list[str]]]:
+    """Each command, its exit code, what it said, and the files that it left; those without their package left out."""
+    write_fake_folder(folder / "clips", clips=3)
+    (folder / "run").mkdir()
+    (folder / "zoo").mkdir()
+    save_run(folder / "run").save_pretrained(folder / "published")
+    for name, line in (("onnxscript", "export"), ("onnxruntime", "bundle"), ("webdataset", "data shards")):
+        if importlib.util.find_spec(name) is None:
+            lines = {k: v for k, v in lines.items() if not k.startswith(line)}
+    done = subprocess.run(
+        [sys.executable, "-c", ONE_BY_ONE], input=json.dumps(lines), capture_output=True, text=True, cwd=folder
+    )
+    ended = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [line for line, *_ in ended] == list(lines), done.stderr
+    return ended
 
 
 def save_run(folder: Path) -> CNNRNNModule:
