@@ -2,7 +2,6 @@
 
 import importlib
 import runpy
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,11 +167,8 @@ def settings(monkeypatch):
             patch.setattr(importlib.import_module("lightning_har.run"), "run", lambda **given: calls.append(given))
             runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
         (call,) = calls
-        found = dict(_DEFAULTS)
-        for what in ("data", "module"):
-            assert isinstance(call[what], partial)
-            cls, keywords = split_partial(call[what], what)
-            found |= defaults(cls) | keywords
+        (module, of_module), (data, of_data) = (split_partial(call[what], what) for what in ("module", "data"))
+        found = _DEFAULTS | defaults(data) | defaults(module) | of_data | of_module
         stops = [c for c in call["trainer"].get("callbacks", ()) if isinstance(c, EarlyStopping)]
         told = [{key: getattr(one, key) for key in STOPS} for one in stops]
         found |= call["trainer"] | {"early_stopping": told[0] if told else None}
