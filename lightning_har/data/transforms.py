@@ -1,8 +1,8 @@
 """From decoded frames to the uint8 clips that a network takes: crop, resize, mirror.
 
 Geometry is drawn once per video, in shares of the frame, so that all frames of a clip and all its modalities get
-the same crop. The decoder resizes: to the short side, from which the views of evaluation are only cut, or to the network's
-size for crop="full". A random crop of training is cut from that and resized a second time.
+the same crop. The decoder resizes: to the short side, from which the views of evaluation are only cut, or to the
+network's size for crop="full". A random crop of training is cut from the short side's and resized a second time.
 """
 
 from __future__ import annotations
