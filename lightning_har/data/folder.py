@@ -152,7 +152,7 @@ def scan_folder(root: str | Path) -> Manifest:
     raise_if(
         empty,
         f"{{count}} class folders of {root.absolute()} have no videos",
-        f"Known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}. Folders of frame pictures are named by a CSV: path,label.",
+        f"Known suffixes: {' '.join(sorted(VIDEO_SUFFIXES))}. Folders of frame pictures are named by a CSV.",
     )
     return Manifest(unique_ids(records, str(root)), names, root)
 
