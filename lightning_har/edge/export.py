@@ -349,14 +349,14 @@ def _operator(node: Any) -> str:
 
 
 def _place(node: Any, operator: str) -> str:
-    """Path and class of the layer that a node is of, or the next to it that is of one."""
+    """Path and class of the layer that a node is of; of one of no layer, of the innermost next to it."""
+    near = [list((n.meta.get("nn_module_stack") or {}).values()) for n in (node, *node.users, *node.all_input_nodes)]
+    stack = near[0] if len(near[0]) > 1 else max(near, key=len)
     operator = operator.replace("::", ".")
-    for near in (node, *node.users, *node.all_input_nodes):
-        if stack := list((near.meta.get("nn_module_stack") or {}).values()):
-            path, kind = stack[-1][:2]
-            kind = str(getattr(kind, "__name__", kind)).rpartition(".")[2]
-            return f"{path or 'the network'} ({kind}: {operator})"
-    return f"the network ({operator})"
+    if not stack or not stack[-1][0]:
+        return f"the network ({operator})"
+    path, kind = stack[-1][:2]
+    return f"{path} ({str(getattr(kind, '__name__', kind)).rpartition('.')[2]}: {operator})"
 
 
 def _bare(operator: str) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from edge_models import clips, cnn_rnn, tsn
+from torch import nn
 
 from lightning_har.edge.bundle import bundle
 from lightning_har.edge.export import export
 from lightning_har.edge.runtime import Recognizer, load_bundle, open_graph
+from lightning_har.errors import ConfigError
 
 pytest.importorskip("executorch", reason="needs executorch: pip install 'lightning-har[executorch]'")
 pytest.importorskip("torchao", reason="needs torchao: pip install 'lightning-har[executorch]'")
@@ -115,6 +117,35 @@ def test_from_the_command_line(tmp_path, capsys):
     assert main([*arguments, "--int8", "--calibration", str(tmp_path / "data")]) == 0
     assert "executorch int8" in capsys.readouterr().out
     assert (tmp_path / "x" / "model.pte").is_file()
+
+
+def test_time_that_cannot_stay_open_is_told_in_int8_too(tmp_path):
+    calibration = [clips(2, seed=s) for s in range(2)]
+    with pytest.raises(ConfigError, match="fix the time, or export kind='stream'"):
+        export(cnn_rnn(), tmp_path, format="executorch", int8=True, calibration=calibration, dynamic=("time",))
+
+
+class Volume(nn.Module):
+    """A convolution that XNNPACK has, and one in three dimensions, which it has not in int8."""
+
+    def __init__(self):
+        super().__init__()
+        self.flat = nn.Conv2d(3, 4, 3)
+        self.deep = nn.Conv3d(4, 4, 3)
+
+    def forward(self, video):
+        x = self.flat(video.transpose(1, 2).flatten(0, 1)).unflatten(0, (video.shape[0], -1)).transpose(1, 2)
+        return self.deep(x).mean((2, 3, 4))
+
+
+def test_a_layer_that_has_no_int8_kernel_is_named(tmp_path):
+    module = tsn()
+    module.net = Volume().eval()
+    calibration = [clips(4, seed=s) for s in range(2)]
+    with pytest.raises(ConfigError, match=r"executorch in int8 does not take .*net\.deep \(Conv3d") as caught:
+        export(module, tmp_path, format="executorch", int8=True, calibration=calibration)
+    assert "net.flat" not in str(caught.value)
+    assert str(caught.value).endswith("format='onnx' does")
 
 
 def test_a_whole_clip_through_a_gru_loads_in_int8(tmp_path):
