@@ -222,6 +222,7 @@ def build_page(demo: Demo) -> Any:
                     sources=["webcam"],
                     webcam_options=gr.WebcamOptions(mirror=False),
                     include_audio=False,
+                    elem_id="camera",
                 )
                 # Gradio's own runs an installed ffmpeg, to take out a sound that was not recorded.
                 camera.preprocess = lambda recorded: recorded and recorded.path

@@ -176,7 +176,9 @@ def test_the_command_refuses_before_it_serves(
 
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; set CHROMIUM to its path")
-def test_the_page_in_a_browser(place: Path, clips: dict[str, Path], tmp_path: Path) -> None:
+def test_the_page_in_a_browser(
+    place: Path, clips: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("gradio")
     sync_api = pytest.importorskip("playwright.sync_api")
     from lightning_har.cli._page import build_page, serve
@@ -189,10 +191,14 @@ def test_the_page_in_a_browser(place: Path, clips: dict[str, Path], tmp_path: Pa
         with sync_api.sync_playwright() as playwright:
             browser = playwright.chromium.launch(
                 executable_path=CHROMIUM,
-                args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"],
+                args=[
+                    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"),
+                    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+                ],
             )
-            tab = browser.new_page(viewport={"width": 1200, "height": 1400})
+            tab = browser.new_page(viewport={"width": 1200, "height": 1400}, permissions=["camera"])
             tab.set_default_timeout(90_000)
+            monkeypatch.setenv("PATH", "")  # where no ffmpeg is installed
 
             def only_here(route: object) -> None:
                 url = route.request.url
@@ -222,6 +228,16 @@ def test_the_page_in_a_browser(place: Path, clips: dict[str, Path], tmp_path: Pa
             tab.locator("#told").get_by_text("This did not work").wait_for()
             assert "broken.mp4" in tab.locator("#told").inner_text()
             assert "/tmp" not in tab.locator("#told").inner_text()
+
+            tab.goto(address)
+            tab.locator("#camera").get_by_text("Click to Access Webcam").click()
+            tab.locator("#camera .capture-button").first.click()
+            tab.locator("#camera [title='stop recording']").wait_for()
+            tab.wait_for_timeout(2000)
+            tab.locator("#camera .capture-button").first.click()
+            tab.locator("#camera video[src]").wait_for()
+            tab.locator("#go").click()
+            tab.locator("#told").get_by_text("MiB").wait_for()
 
             tab.goto(address)
             tab.locator("#go").click()
