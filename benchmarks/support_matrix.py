@@ -5,7 +5,8 @@ quoted. The last column quantizes with PT2E for x86, compiles the quantized grap
 
     python benchmarks/support_matrix.py [--only gru i3d] [--out docs/support-matrix.md]
 
-With --only the other models' rows stay as they are.
+With --only the other models' rows stay as they are. --tflite gives study E's own MobileNetV2, whose row is left out
+without it: it has no random weights.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from lightning_har.modules.tsn import TSNModule
 
 
 def cnn_rnn(temporal: Any, **kwargs: Any) -> Callable[[], Any]:
-    options = {"backbone": "mobilenetv2_100", "hidden": 32, "num_frames": 8, "input_size": 96} | kwargs
-    return lambda: CNNRNNModule(4, temporal=temporal, pretrained=False, **options)
+    options = {"backbone": "mobilenetv2_100", "hidden": 32, "num_frames": 8, "input_size": 96, "pretrained": False}
+    return lambda: CNNRNNModule(4, temporal=temporal, **options | kwargs)
 
 
 def tsn(**kwargs: Any) -> Callable[[], Any]:
@@ -50,6 +51,27 @@ def lively(module: Any) -> Any:
         if isinstance(layer, (torch.nn.Conv3d, torch.nn.Linear)):
             torch.nn.init.kaiming_normal_(layer.weight)
     return module
+
+
+def x3d() -> Any:
+    from lightning_har.modules.pytorchvideo import PyTorchVideoModule
+
+    return lively(PyTorchVideoModule(4, "x3d_xs", input_size=96))
+
+
+def two_stream() -> Any:
+    from lightning_har.modules.two_stream import TwoStreamModule
+
+    return TwoStreamModule(4, "tsn", {"backbone": "resnet18", "num_segments": 3, "pretrained": False, "input_size": 96})
+
+
+def quantized() -> Any:
+    """Study E's, in its own integers."""
+    return cnn_rnn("gru", backbone="mobilenetv2_quant", pretrained=str(TFLITE), input_size=None)()
+
+
+TFLITE: Path | None = None
+"""Its weights, from the command line."""
 
 
 def i3d() -> Any:
@@ -94,23 +116,28 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "convnet1d": (cnn_rnn("convnet1d"), "frames"),
     "convlstm": (cnn_rnn("convlstm", input_size=128), "frames"),
     "attention": (cnn_rnn("attention"), "frames"),
+    "max": (cnn_rnn("max"), "frames"),
+    "moments": (cnn_rnn("moments"), "frames"),
+    "single": (cnn_rnn("single"), "frames"),
+    "mobilenetv2_quant gru": (quantized, "frames"),
+    "inception_v3 gru": (cnn_rnn("gru", backbone="inception_v3", input_size=128), "frames"),
     "gru, streaming": (cnn_rnn("gru"), "stream"),
     "tsn resnet18": (tsn(), "frames"),
     "tsn resnet18, whole clip": (tsn(), "clip"),
     "tsm resnet18": (tsn(temporal_shift=True), "clip"),
     "tsm resnet18, streaming": (tsn(temporal_shift="causal"), "stream"),
+    "tsn bn_inception": (tsn(backbone="bn_inception"), "frames"),
+    "two-stream tsn resnet18": (two_stream, "clip"),
     "i3d": (i3d, "clip"),
     "s3d": (s3d, "clip"),
+    "x3d_xs": (x3d, "clip"),
 }
 
 
 def batches(module: Any) -> list[dict[str, Any]]:
-    spec = module.spec
-    torch.manual_seed(0)
-    shape = (1, spec.channels, spec.num_frames, *spec.size)
     return [
         {
-            "video": torch.randint(0, 256, shape, dtype=torch.uint8),
+            "video": example_video(module, seed=i),
             "label": torch.tensor([i % 4]),
             "id": [str(i)],
             "path": [str(i)],
@@ -200,6 +227,7 @@ def rows_of(page: Path) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", choices=list(MODELS), help="models to try (default: all)")
+    parser.add_argument("--tflite", type=Path, help="weights of mobilenetv2_quant; without them its row is left out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "support-matrix.md")
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
@@ -207,7 +235,11 @@ def main() -> None:
     rows = rows_of(args.out)
     packages = ("torch", "torchao", "executorch", "onnxruntime", "onnxscript")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
-    for name in args.only or MODELS:
+    global TFLITE
+    TFLITE = args.tflite
+    if args.only and "mobilenetv2_quant gru" in args.only and TFLITE is None:
+        parser.error("mobilenetv2_quant gru needs --tflite mobilenet_v2_1.0_224_quant.tflite")
+    for name in args.only or [m for m in MODELS if TFLITE is not None or MODELS[m][0] is not quantized]:
         build, kind = MODELS[name]
         cells = [
             attempt(lambda f=f, q=q, b=build, k=kind: exported(b, k, f, q))

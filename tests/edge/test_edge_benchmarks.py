@@ -47,6 +47,30 @@ def test_accuracy_on_real_clips_with_a_pruned_backbone(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1900)
+def test_one_row_of_the_support_matrix(tmp_path):
+    pytest.importorskip("executorch", reason="needs executorch: pip install lightning-har[executorch]")
+    page = tmp_path / "matrix.md"
+    page.write_text("| model | x |\n| gru | kept |\n")
+    command = [sys.executable, str(BENCHMARKS / "support_matrix.py"), "--only", "single", "--out", str(page)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [line for line in page.read_text().splitlines() if line.startswith("| ")][1:]
+    assert rows[0] == "| gru | kept |"
+    cells = [cell.strip() for cell in rows[1].strip("|").split("|")]
+    assert cells[:2] == ["single", "frames"]
+    assert [cell[:4] for cell in cells[2:]] == ["yes,"] * 5
+
+
+@pytest.mark.slow
+def test_a_row_that_needs_weights_says_so(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "support_matrix.py"), "--only", "mobilenetv2_quant gru"]
+    done = subprocess.run([*command, "--out", str(tmp_path / "m.md")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "needs --tflite" in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
 def test_mobilenetv2_beside_litert(tmp_path):
