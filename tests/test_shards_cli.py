@@ -8,8 +8,9 @@ from lightning_har.cli.main import main
 from lightning_har.data.fake import write_fake_folder
 
 
-def test_written_and_read_from_the_command_line(tmp_path, capsys):
+def test_written_and_read_from_the_command_line(tmp_path, capsys, monkeypatch):
     pytest.importorskip("webdataset")
+    monkeypatch.chdir(tmp_path)  # where `data show` leaves its picture
     clips = tmp_path / "clips"
     write_fake_folder(clips, clips=8)
     out = str(tmp_path / "out")
