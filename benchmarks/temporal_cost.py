@@ -13,9 +13,7 @@ Writes benchmarks/results/temporal_cost.csv and .png.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
-import ctypes
 import json
 import subprocess
 import sys
@@ -33,7 +31,7 @@ def measure(
     """One part at one width and length: parameters, time and memory of a forward pass and of a training step."""
     import torch
 
-    from lightning_har.bench.memory import PeakMemory
+    from lightning_har.bench.memory import PeakMemory, give_back
     from lightning_har.nets.cnn_rnn import temporal_part
 
     torch.set_num_threads(threads)
@@ -61,12 +59,6 @@ def measure(
         found[f"{name}_mib"] = ((peak.peak_bytes or 0) - (idle.peak_bytes or 0)) / 2**20
         found[f"{name}_ms"] = median_ms(step, device, budget_s)
     return found
-
-
-def give_back() -> None:
-    """Return to the system what was freed: what the C library keeps for later would hide the next peak (glibc)."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def median_ms(step: Any, device: str, budget_s: float) -> float:
