@@ -435,18 +435,18 @@ def _compare(
                 errors.append(float(np.abs(x - y).max()))
                 greatest = max(greatest, float(np.abs(y).max()))
             agreed.append(all((x.argmax(-1) == y.argmax(-1)).all() for x, y in zip(given, expected, strict=True)))
-        for size, clip in _other_sizes(module, dynamic, frames):
+        for what, clip in _other_sizes(module, dynamic, frames):
             expected = _logits(module, clip, device)
             try:
                 given = _run(recognizer, graphs, clip)
             except Exception as error:  # the engine's own
                 raise ConfigError(
-                    f"the exported {format} graph does not take {size}, though the axis was to stay open: "
+                    f"the exported {format} graph does not take {what}, though the axis was to stay open: "
                     f"{_reason(error)}. Leave it out of dynamic"
                 ) from error
             for x, y in zip(given, expected, strict=True):
                 if x.shape != y.shape:
-                    raise ConfigError(f"the exported {format} graph gives logits {x.shape} of {size}, not {y.shape}")
+                    raise ConfigError(f"the exported {format} graph gives logits {x.shape} of {what}, not {y.shape}")
                 if clips is None or not np.isfinite(x).all():  # int8 logits of noise say nothing else
                     errors.append(float(np.abs(x - y).max()))
                     greatest = max(greatest, float(np.abs(y).max()))

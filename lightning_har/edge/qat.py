@@ -151,8 +151,8 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         def training_outputs(video: Video) -> list[tuple[Logits, float]]:
             outputs = outputs_of(video)
             with torch.no_grad():
-                target: Logits = teacher(video)
-            student = outputs[0][0]
+                target: Any = teacher(video)
+            student = outputs[0][0]  # by head as the teacher's, or neither is
             pairs = [(student[k], target[k]) for k in student] if isinstance(student, dict) else [(student, target)]
             self._term = torch.stack([_divergence(s, t) for s, t in pairs]).sum()
             return outputs
