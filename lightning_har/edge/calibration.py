@@ -83,9 +83,12 @@ def _introduce(module: ActionRecognizer, source: Any) -> None:
     if getattr(source, "train_sampling", None) is TRAIN_SAMPLING and module.train_sampling is not None:
         source.train_sampling = module.train_sampling
     if getattr(source, "eval_sampling", None) is EVAL_SAMPLING and module.eval_sampling is not None:
-        # One view from the middle, as the runner takes it, whatever the protocol averages over.
+        # One view from the middle, as the runner takes it, whatever the protocol averages over, and the spec's frames:
+        # those that are traced.
         one = module.eval_sampling
-        source.eval_sampling = replace(one, num_clips=1, crop="full" if one.crop == "full" else "center")
+        source.eval_sampling = replace(
+            one, num_clips=1, num_frames=None, crop="full" if one.crop == "full" else "center"
+        )
 
 
 def _spread(loader: Any, count: int) -> Any:
