@@ -250,13 +250,15 @@ class Annotator:
 
         try:
             self._container = av.open(str(path), "w")
-            Path(path).open("wb").close()  # PyAV opens it with the first frame only
+            timed = self._container.format.flags & av.format.Flags.variable_fps.value
+            if timed:
+                Path(path).open("wb").close()  # PyAV opens it with the first frame only
         except (OSError, ValueError) as error:  # PyAV's, and its ValueError for a name without a format
             raise DataError(
                 f"cannot write {path}: {getattr(error, 'strerror', None) or error}; give a file such as seen.mp4 in a "
                 "folder that is there"
             ) from error
-        if not self._container.format.flags & av.format.Flags.variable_fps.value:
+        if not timed:
             raise DataError(f"cannot write {path}: such a file does not tell when a frame is shown; give .mp4 or .mkv")
         self._stream: Any = None
         self._first = 0.0
