@@ -74,6 +74,8 @@ def measure(folder: str | Path, video: str | Path, *, threads: Sequence[int] = (
         _run(bundle.folder, video, n, 1)
         cold = time.perf_counter() - begin
         told = _run(bundle.folder, video, n, repeat)
+        if not {"frame", "joule_per_clip"} <= told.keys():
+            raise ConfigError(f"{bundle.folder} has an older runner, which times no frames; bundle the model again")
         # Empty where none is seen alone.
         frame = told["frame"] or {k: v / told["frames_per_clip"] for k, v in told["network"].items()}
         rows.append(

@@ -127,7 +127,7 @@ def bundle(
             from lightning_har.edge.streaming import StreamingRecognizer
 
             state = StreamingRecognizer(module).initial_state(1)
-            np.savez(out / "state.npz", **{f"state_{i}": s.numpy() for i, s in enumerate(state)})  # type: ignore[arg-type]
+            np.savez(out / "state.npz", **{f"state_{i}": s.cpu().float().numpy() for i, s in enumerate(state)})  # type: ignore[arg-type]
         prefixes = [""] if len(heads) == 1 else [f"{h}: " for h in heads]
         texts = [p + n for p, h in zip(prefixes, heads, strict=True) for n in labels[h]]
         pictures = {CAPTION + text: picture for text, picture in draw_captions(texts).items()}
