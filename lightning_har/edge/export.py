@@ -283,6 +283,7 @@ def _forget_traces(path: Path) -> None:
     model = onnx.load(path)
     for node in (*model.graph.node, *(n for function in model.functions for n in function.node)):
         del node.metadata_props[:]
+    del model.metadata_props[:], model.graph.metadata_props[:]
     onnx.save(model, path)
 
 
@@ -377,10 +378,10 @@ def _verdict(graph: Graph, other: Format, inputs: list[tuple[Tensor, ...]] | Non
         try:
             _write(graph, path, other, inputs, dynamic)
             open_graph(path)([x.numpy() for x in graph.inputs.values()])
-        except (HarError, RuntimeError) as error:  # refused when written, loaded or run
-            if str(error) == _NEEDS[other]:
-                return f"Whether {other} does was not tried: {error}"
+        except (_Unsupported, WeightsError, RuntimeError):  # refused when written, loaded or run
             return f"{other} does not take it either"
+        except HarError as error:  # a package that is not there
+            return f"Whether {other} does was not tried: {error}"
     return f"format={other!r} does"
 
 

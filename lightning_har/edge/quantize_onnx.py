@@ -72,7 +72,7 @@ def quantize_onnx(source: Path, target: Path, inputs: Iterable[tuple[Tensor, ...
         )
     _fold_input(target)
     _pair_columns(target)
-    _drop_zeros(target)
+    _trim(target)
 
 
 def _weight_steps(model: Any) -> dict[str, list[dict[str, Any]]]:
@@ -261,8 +261,11 @@ def _pair_columns(path: Path) -> None:
         return
 
 
-def _drop_zeros(path: Path) -> None:
-    """Leave out the zero points of biases: always 0, which is what an absent one means, and as large as the biases."""
+def _trim(path: Path) -> None:
+    """Leave out the zero points of biases, which are as large as the biases, and the shapes of all that is in between.
+
+    A bias's zero point is always 0, which is what an absent one means; the runtime infers shapes.
+    """
     import onnx
 
     model = onnx.load(path)
@@ -275,4 +278,5 @@ def _drop_zeros(path: Path) -> None:
     kept = [i for i in model.graph.initializer if i.name in read or i.name not in zeros]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
+    del model.graph.value_info[:]
     onnx.save(model, path)

@@ -134,7 +134,7 @@ LACKS = {
 @pytest.mark.parametrize("case", LACKS)
 def test_an_operation_the_format_lacks_is_named_with_its_layer(tmp_path, case):
     if "executorch" in case:
-        pytest.importorskip("executorch", reason="needs executorch: pip install lightning-har[executorch]")
+        pytest.importorskip("executorch", reason="needs executorch: pip install 'lightning-har[executorch]'")
     tail, format, operator = LACKS[case]
     with pytest.raises(ConfigError, match=rf"{format} does not take net\.head\.1 \(Tail: {operator}\)") as caught:
         export(of_features(tail), tmp_path, format=format)
