@@ -278,13 +278,13 @@ def command(job: Job, settings: Settings, *extra: str) -> list[str]:
 def _check_same(job: Job, settings: Settings) -> None:
     """What ran with other settings is neither mixed with this nor overwritten."""
     file = job.target.path / "model.safetensors" if job.target.path.is_dir() else job.target.path
-    now = {"command": command(job, settings)[1:], "recipe_sha256": digests(file).sha256}
+    now = {"command": command(job, settings)[1:], "sha256": digests(file).sha256}
     text = "text of the recipe" if job.target.is_recipe else "checkpoint in its place"
     path = job.folder.with_name(f"{job.folder.name}.{JOB}")
     if path.is_file():
         before = json.loads(path.read_text())
-        for key, what in (("command", "another command"), ("recipe_sha256", f"another {text}")):
-            if before[key] != now[key]:
+        for key, what in (("command", "another command"), ("sha256", f"another {text}")):
+            if before.get(key, now[key]) != now[key]:  # older ones hold no checkpoint's
                 raise ConfigError(f"{job.folder} was run with {what}; give another --out, or delete it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(now, indent=1))
