@@ -127,7 +127,8 @@ def parse(
         data_class, data_keywords = _replace(on, data_keywords)
         accepted = _parameters(data_class)
         overrides = {k: v for k, v in overrides.items() if not k.startswith("data.") or k.split(".")[1] in accepted}
-    if "split" in _parameters(data_class):  # the folds of official data are called splits
+    parameters = _parameters(data_class)
+    if "split" in parameters and "fold" not in parameters:  # the folds of official data are called splits
         argv = [re.sub(r"^--data\.fold(?==|$)", "--data.split", argument) for argument in argv]
     fixed = {name: module_keywords.pop(name) for name in ("num_classes",) if name in module_keywords}
     objects = {name: trainer[name] for name in _OURS if name in trainer}

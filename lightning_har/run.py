@@ -496,6 +496,7 @@ def _forget_training(trainer: Any) -> None:
     """So that the peak of testing does not begin with what training has left."""
     trainer.strategy.optimizers = []
     trainer.strategy.lr_scheduler_configs = []
+    trainer.lightning_module.zero_grad()
     give_back()
 
 

@@ -251,6 +251,7 @@ class Leftovers(Callback):  # type: ignore[misc]
 
     optimizer: Any = None
     found: ClassVar[list[Any]] = []
+    gradients: ClassVar[list[Any]] = []
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         assert trainer.optimizers[0].state
@@ -258,11 +259,15 @@ class Leftovers(Callback):  # type: ignore[misc]
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         self.found.append(self.optimizer())
+        self.gradients += [p.grad for p in pl_module.parameters()]
 
 
 def test_the_memory_of_testing_is_without_that_of_training(call: Any) -> None:
+    Leftovers.found.clear()
+    Leftovers.gradients.clear()
     call(trainer={"max_epochs": 1, "limit_train_batches": 1, "callbacks": [Leftovers()]})
     assert Leftovers.found == [None]
+    assert set(Leftovers.gradients) == {None}
 
 
 class Never(Callback):  # type: ignore[misc]
