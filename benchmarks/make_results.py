@@ -100,7 +100,7 @@ def main() -> int:
     args = parser.parse_args()
     text, pictures = page()
     wanted = {PICTURES / f"{picture.parent.name}-{picture.name}": picture.read_bytes() for picture in pictures}
-    there = sorted(PICTURES.iterdir()) if PICTURES.is_dir() else []
+    there = sorted(PICTURES.glob("*.png"))
     if args.check:
         other = [] if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text else [PAGE]
         found = {path: path.read_bytes() for path in there}

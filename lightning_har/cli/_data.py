@@ -54,7 +54,7 @@ def open_data(
     return module
 
 
-def require_files(data: ActionDataModule, text: str) -> None:
+def require_videos(data: ActionDataModule, text: str) -> None:
     """Refuse data that are no files of video.
 
     Raises:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from lightning_har.cli._arguments import above_zero
-from lightning_har.cli._data import open_data, require_files
+from lightning_har.cli._data import open_data, require_videos
 from lightning_har.data.named import HELP
 
 
@@ -30,7 +30,7 @@ def _main(args: argparse.Namespace) -> int:
     from lightning_har.data.shards import write_shards
 
     data = open_data(args.data, split=args.split, on_error="skip" if args.skip_errors else "raise")
-    require_files(data, args.data)
+    require_videos(data, args.data)
     data.prepare_data()
     done = write_shards(
         data, args.out, shard_bytes=round(args.size * 1e6), workers=args.workers, engine=args.engine

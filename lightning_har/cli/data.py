@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lightning_har._files import whole_file
 from lightning_har.cli import _shards
 from lightning_har.cli._arguments import PICTURES, above_zero, check_device, check_output, positive, whole
-from lightning_har.cli._data import dataset_class, open_data, require_files
+from lightning_har.cli._data import dataset_class, open_data, require_videos
 from lightning_har.cli.main import give_examples
 from lightning_har.data.named import DATASETS, HELP
 from lightning_har.errors import ConfigError, DataError, DecodeError
@@ -287,7 +287,7 @@ def _stats(args: argparse.Namespace) -> int:
     from lightning_har.data.stats import gather, save_stats_picture, stats_tables
 
     data = open_data(args.data, split=args.split)
-    require_files(data, args.data)
+    require_videos(data, args.data)
     _check_picture(args.picture)
     stats = gather(data.manifests, workers=args.workers, engine=args.engine)
     save_stats_picture(stats, args.picture)
@@ -367,7 +367,7 @@ def _unchecked(args: argparse.Namespace) -> dict[str, Manifest]:
     from lightning_har.data.folder import VideoFolderDataModule
 
     data = open_data(args.data, split=args.split)
-    require_files(data, args.data)
+    require_videos(data, args.data)
     if isinstance(data, VideoFolderDataModule):  # what cannot be split can still be looked at
         return {"all": data.all_clips()}
     data.prepare_data()
@@ -376,7 +376,8 @@ def _unchecked(args: argparse.Namespace) -> dict[str, Manifest]:
 
 def _check_picture(path: str) -> None:
     """Refuse one that could not be drawn before every file is looked into; its folder is made."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if Path(path).suffix.lower() in PICTURES:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
     check_output("--picture", path, PICTURES, "picture")
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import glob
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_har.cli._arguments import check_output, positive
+from lightning_har.cli._arguments import above_zero, check_output, positive
 from lightning_har.cli.main import nearest_path
 from lightning_har.errors import ConfigError, DataError
 
@@ -52,12 +51,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--windows",
         nargs="?",
-        type=_seconds,
+        type=above_zero,
         const=WINDOW_S,
         metavar="SECONDS",
         help=f"for long video: what happens when, by windows of so many seconds (default: {WINDOW_S:g})",
     )
-    parser.add_argument("--stride", type=_seconds, metavar="SECONDS", help="between windows (default: half of one)")
+    parser.add_argument("--stride", type=above_zero, metavar="SECONDS", help="between windows (default: half of one)")
     parser.add_argument(
         "--threshold", type=_share, default=0.0, metavar="SCORE", help="what scores less is no segment (default: 0)"
     )
@@ -180,16 +179,6 @@ def _annotation(file: Path, entry: Mapping[str, Any]) -> Any:
         return [(s["label"], s["score"]) for s in found if s["start"] <= time < s["stop"]]
 
     return at
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds (files stand before it)") from None
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is no positive number of seconds")
-    return value
 
 
 def _share(text: str) -> float:

@@ -111,6 +111,7 @@ def test_pictures_go_with_the_demo(place: Path, clips: dict[str, Path]) -> None:
     assert not Path(demo._pictures).exists()
 
 
+@pytest.mark.slow
 def test_the_camera_needs_no_ffmpeg(place: Path, clips: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     gradio = pytest.importorskip("gradio")
     from lightning_har.cli._page import build_page

@@ -304,9 +304,9 @@ def test_windows_need_a_model_of_frames(place: Path) -> None:
         (["--windows", "2", "--stride", "3"], "would leave gaps"),
         (["--stride", "3"], "which is not given"),
         (["--threshold", "0.5"], "which is not given"),
-        (["--windows", "0"], "no positive number of seconds"),
-        (["--windows", "nan"], "no positive number of seconds"),
-        (["--windows", "clip.mp4"], "files stand before it"),
+        (["--windows", "0"], "is no number above 0"),
+        (["--windows", "nan"], "is no number above 0"),
+        (["--windows", "clip.mp4"], "'clip.mp4' is no number above 0"),
         (["--windows", "--threshold", "2"], "not between 0 and 1"),
     ],
 )
