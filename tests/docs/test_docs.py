@@ -172,8 +172,6 @@ def extra(words: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("page", [p for p in ALL_PAGES if commands(p)], **IDS)
 def test_extras_are_told_where_they_are_needed(page: Path) -> None:
-    if page.stem == "device":
-        pytest.xfail("the page does not say yet that `bundle` needs the extra onnx")
     text = page.read_text(encoding="utf-8")
     told = {
         name for names in re.findall(r'pip install "lightning-har\[([a-z,]+)\]"', text) for name in names.split(",")
