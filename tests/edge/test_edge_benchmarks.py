@@ -49,7 +49,7 @@ def test_accuracy_on_real_clips_with_a_pruned_backbone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1900)
 def test_one_row_of_the_support_matrix(tmp_path):
-    pytest.importorskip("executorch", reason="needs executorch: pip install lightning-har[executorch]")
+    pytest.importorskip("executorch", reason="needs executorch: pip install 'lightning-har[executorch]'")
     page = tmp_path / "matrix.md"
     page.write_text("| model | x |\n| gru | kept |\n")
     command = [sys.executable, str(BENCHMARKS / "support_matrix.py"), "--only", "single", "--out", str(page)]
@@ -67,7 +67,8 @@ def test_a_row_that_needs_weights_says_so(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "support_matrix.py"), "--only", "mobilenetv2_quant gru"]
     done = subprocess.run([*command, "--out", str(tmp_path / "m.md")], capture_output=True, text=True, timeout=300)
     assert done.returncode == 2
-    assert "needs --tflite" in done.stderr
+    assert "no mobilenetv2_quant gru; there are gru, lstm" in done.stderr
+    assert "by --tflite" in done.stderr
 
 
 @pytest.mark.slow
