@@ -57,11 +57,14 @@ def confusion_figure(
     """The picture of ``save_confusion_matrix``, as matplotlib's figure: to be shown in a notebook, or gone on with.
 
     Args:
-        counts: See there, as for the others.
-        class_names: Likewise.
-        classes: Likewise.
-        normalize: Likewise.
-        title: Likewise.
+        counts: (K, K) clips, by true and predicted class.
+        class_names: K names.
+        classes: Only these, with those that they are most confused with.
+        normalize: Colour by the share of the true class's clips.
+        title: Above the picture; None tells accuracy and number of clips.
+
+    Returns:
+        A figure that is not one of pyplot's.
 
     Raises:
         ConfigError: Shapes do not fit, or an unknown class.

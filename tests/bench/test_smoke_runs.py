@@ -34,6 +34,7 @@ def test_every_recipe_is_a_row_with_its_time_or_its_error(script, tmp_path, monk
     assert [row["error"] for row in rows] == ["", "exit code 1: no such thing", "no report"]
     assert [row["recipe"] for row in rows] == ["good", "bad", "mute"]
     assert float(rows[0]["seconds"]) > 0
+    # Some 5 times what the interpreter itself needs, however busy the machine is.
     assert float(rows[0]["cpu_seconds"]) > float(rows[1]["cpu_seconds"])
     assert {row["threads"] for row in rows} == {"1"}
     assert rows[0]["cpu"]
