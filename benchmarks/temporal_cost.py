@@ -121,7 +121,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         axes.set_xlabel("units or filters" if over == "width" else "frames")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-        axes.legend(fontsize=8, title=None if over == "width" else f"darker: wider ({', '.join(map(str, widths))})")
+    lines, names = axes.get_legend_handles_labels()
+    title = f"darker: wider ({', '.join(map(str, widths))})"
+    figure.legend(lines, names, loc="outside upper center", ncols=len(names), title=title)  # over no line
     figure.savefig(path)
 
 
