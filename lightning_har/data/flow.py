@@ -24,7 +24,7 @@ from lightning_har.data.decode import Frames, FrameSource, Indices, Size, open_v
 from lightning_har.data.frames import FrameFolder
 from lightning_har.data.manifest import Manifest, Record
 from lightning_har.data.parallel import Engine, map_unordered, progress
-from lightning_har.errors import DecodeError
+from lightning_har.errors import ConfigError, DecodeError
 
 __all__ = [
     "FlowInfo",
@@ -265,8 +265,10 @@ def cache_flow(
         Paths that could not be done, with the reason.
 
     Raises:
-        ConfigError: Unknown method, or what it needs is not installed.
+        ConfigError: Unknown method, what it needs is not installed, or a bound or side that is not positive.
     """
+    if bound <= 0 or side <= 0:
+        raise ConfigError(f"bound is {bound} and side {side}; both are pixels, and more than 0")
     if method != "raft":
         stepper(method)
     elif workers is None:

@@ -207,3 +207,10 @@ def test_the_wheel_tells_directions_apart_and_rest_is_white():
     around = np.linspace(0, 2 * np.pi, 721)
     turn = flow_picture(np.stack([np.cos(around), np.sin(around)], -1)[None].astype(np.float32))[0].astype(int)
     assert np.abs(np.diff(turn, axis=0)).max() <= 8
+
+
+@pytest.mark.parametrize("wrong", [{"bound": 0}, {"side": -1}])
+def test_bounds_and_sides_are_positive(tmp_path, wrong):
+    write_fake_folder(tmp_path / "clips", clips=2)
+    with pytest.raises(ConfigError, match="more than 0"):
+        cache_flow(scan_folder(tmp_path / "clips"), tmp_path / "flow", **wrong)
