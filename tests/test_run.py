@@ -139,6 +139,7 @@ def test_config_repeats_the_run(call: Any, tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "b" / "config.yaml").read_text()) == config
 
 
+@pytest.mark.slow
 def test_variants_differ_as_told(call: Any, tmp_path: Path) -> None:
     variants = {"avg": {"module.temporal": "avg"}, "gru": {"module.temporal": "gru"}}
     reports = call("--trainer.max_epochs", "1", variants=variants)
@@ -293,6 +294,7 @@ def test_what_is_finished_is_not_done_again(call: Any, tmp_path: Path, capsys: p
     assert (folder / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_a_smoke_run_is_repeated_with_fake_data_of_its_own(call: Any, tmp_path: Path) -> None:
     first = call("--smoke", "--module.lr", "0.01", out="a")["tiny"]
     config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())

@@ -79,7 +79,7 @@ def die_of_white(video):
 
 def test_without_ray_the_extra_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"pip install lightning-har\[ray\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'lightning-har\[ray\]'"):
         list(map_unordered(refuse, [1], engine="ray"))
     write_fake_folder(tmp_path, clips=4)
     for call in (

@@ -224,7 +224,7 @@ def test_folders_of_pictures_are_refused(clips, tmp_path):
 
 def test_without_webdataset_the_extra_is_named(clips, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "webdataset", None)
-    with pytest.raises(ConfigError, match=r"pip install lightning-har\[webdataset\]"):
+    with pytest.raises(ConfigError, match=r"pip install 'lightning-har\[webdataset\]'"):
         write_shards(folder(clips), tmp_path, workers=0)
 
 

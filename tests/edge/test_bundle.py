@@ -168,6 +168,7 @@ def test_frames_that_the_network_does_not_take_are_refused(tmp_path):
         bundle(module, tmp_path / "b", kind="clip")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_new", [True, False])
 def test_a_bundle_that_fails_leaves_nothing(module, tmp_path, monkeypatch, is_new):
     out = tmp_path / "b"

@@ -322,6 +322,7 @@ def test_int8_is_small_and_agrees(tmp_path):
     assert 0 < report.max_error < 1
 
 
+@pytest.mark.slow
 def test_files_hold_the_network_and_no_more(tmp_path):
     """No lines of Python with this machine's paths, no zero points of biases, which are 0."""
     export(cnn_rnn("gru"), tmp_path / "float")
@@ -350,6 +351,7 @@ def per_channel(graph):
     return products
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temporal", ["gru", "lstm"])
 def test_the_matrix_products_of_a_recurrent_head_are_int8(tmp_path, temporal):
     export(cnn_rnn(temporal), tmp_path, int8=True, calibration=batches(), kind="frames")
@@ -365,6 +367,7 @@ def test_the_matrix_products_of_a_recurrent_head_are_int8(tmp_path, temporal):
     assert len(per_channel(graph)) == len(products)
 
 
+@pytest.mark.slow
 def test_relu6_is_folded_into_the_range(tmp_path):
     export(cnn_rnn("avg", backbone="mobilenetv2_050"), tmp_path, int8=True, calibration=batches(), kind="frames")
     graph = onnx.load(tmp_path / "frame.onnx").graph
@@ -374,6 +377,7 @@ def test_relu6_is_folded_into_the_range(tmp_path):
     assert len(per_channel(graph)) == 52  # all convolutions of MobileNetV2
 
 
+@pytest.mark.slow
 def test_an_input_of_one_scale_and_whole_zero_point_is_its_own_code(tmp_path):
     from dataclasses import replace
 
@@ -557,6 +561,7 @@ def test_rounding_does_not_move_a_channels_mean(layer):
     torch.testing.assert_close(given.mean(axes), expected.mean(axes), atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_exported_weights_are_the_rounded_ones(tmp_path):
     """What onnxruntime's quantizer stores, times its steps, is what the network was given: no second rounding."""
     module = cnn_rnn("avg")

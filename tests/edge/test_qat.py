@@ -151,6 +151,7 @@ def test_resuming_keeps_the_ranges(tmp_path):
     assert set(again.state_dict()["ranges"]) == set(ranges)
 
 
+@pytest.mark.slow
 def test_what_was_trained_so_exports(tmp_path):
     module = cnn_rnn("gru", freeze_backbone=False, lr=1e-4)
     fit(module, QuantizationAwareTraining(), epochs=1)
