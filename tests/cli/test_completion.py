@@ -55,3 +55,13 @@ def test_other_shells_take_it(shell: str, capsys: pytest.CaptureFixture[str]) ->
         pytest.skip(f"{shell} is not there to parse it")
     done = subprocess.run([shell, "-n"], input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="fish is not there to complete in it")
+@pytest.mark.parametrize(("typed", "expected"), [("pre", "predict"), ("data sh", "shards show"), ("zoo li", "list")])
+def test_fish_completes(typed: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code = f'{script("fish", capsys)}\ncomplete -C "lightning-har {typed}"'
+    done = subprocess.run(["fish", "--no-config", "-c", code], capture_output=True, text=True, cwd="/", check=True)
+    found = {line.split("\t")[0] for line in done.stdout.splitlines()}
+    assert set(expected.split()) <= found
+    assert all(name.startswith(typed.split()[-1]) for name in found)
