@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	$(VENV)/bin/lightning run recipes/quickstart.py
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow" --durations=30 --durations-min=5
 
 slow: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -n 2 -m slow
