@@ -167,7 +167,8 @@ def test_compare_runs_recipes_over_seeds(bench, tmp_path):
 
 def test_test_scores_a_checkpoint_as_its_run_did(bench, tmp_path, capsys):
     run = bench / "out" / "runs" / "avg" / "seed0"
-    assert main(["test", str(run), "--data", str(bench / "clips"), "--out", str(tmp_path / "scored")]) == 0
+    line = ["test", str(run), "--data", str(bench / "clips"), "--batch-size", "4"]  # the recipe's
+    assert main([*line, "--out", str(tmp_path / "scored")]) == 0
     ours, theirs = (json.loads((p / "report.json").read_text()) for p in (tmp_path / "scored", run))
     assert ours["metrics"]["test"]["action"]["video"] == pytest.approx(theirs["metrics"]["test"]["action"]["video"])
     assert ours["protocol"] == theirs["protocol"]
