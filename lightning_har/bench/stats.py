@@ -47,6 +47,41 @@ def spread(values: Sequence[float]) -> float | None:
     return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
 
 
+def half_interval(values: Sequence[float], confidence: float = 0.95) -> float | None:
+    """Half of Student's interval of the mean of a few independent values, such as one of each seed.
+
+    Args:
+        values: Their spread is estimated from themselves.
+        confidence: In (0, 1).
+
+    Returns:
+        What the mean may be off by to either side; None for fewer than two values.
+    """
+    std = spread(values)
+    if std is None:
+        return None
+    return _student(confidence, len(values) - 1) * std / math.sqrt(len(values))
+
+
+def _student(share: float, freedom: int) -> float:
+    """The t of which ``share`` of Student's distribution lies within ± t, by halving what it can be."""
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _within(angle, freedom) < share else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """The share within ± sqrt(freedom) · tan(angle) (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    odd = freedom % 2
+    total, term = 0.0, math.cos(angle) if odd else 1.0
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= k / (k + 1) * math.cos(angle) ** 2
+    return 2 / math.pi * (angle + math.sin(angle) * total) if odd else math.sin(angle) * total
+
+
 def paired_permutation(differences: Sequence[float], seed: int = 0) -> float:
     """Two-sided p-value of a mean difference, by flipping the sign of each paired difference.
 

@@ -10,7 +10,7 @@ from harness_runs import write_recipe, write_run
 from lightning_har.bench.benchmark import benchmark
 from lightning_har.bench.compare import compare, read_rows, to_markdown
 from lightning_har.bench.rows import read_row
-from lightning_har.bench.stats import MIN_CLIPS, mcnemar, paired_permutation, spread, wilson
+from lightning_har.bench.stats import MIN_CLIPS, half_interval, mcnemar, paired_permutation, spread, wilson
 from lightning_har.cli.main import main
 from lightning_har.errors import ConfigError, DataError
 
@@ -27,6 +27,23 @@ def test_wilson_against_the_textbook():
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
     assert wilson(1.0, 100)[1] == 1.0
     assert wilson(0.5, MIN_CLIPS - 1) is None
+
+
+@pytest.mark.parametrize(
+    ("freedom", "confidence", "t"),
+    [(1, 0.95, 12.706), (2, 0.95, 4.303), (3, 0.95, 3.182), (4, 0.95, 2.776), (9, 0.95, 2.262), (30, 0.95, 2.042),
+     (120, 0.95, 1.980), (4, 0.99, 4.604), (7, 0.9, 1.895)],
+)  # fmt: skip
+def test_half_interval_against_the_table_of_student(freedom, confidence, t):
+    values = [0.0, 1.0] * 64
+    values = values[: freedom + 1]
+    error = spread(values) / math.sqrt(len(values))
+    assert half_interval(values, confidence) / error == pytest.approx(t, abs=6e-4)
+
+
+def test_one_value_has_no_interval():
+    assert half_interval([0.5]) is None
+    assert half_interval([0.5, 0.5]) == 0.0
 
 
 def test_mcnemar_is_the_binomial_test():
@@ -181,6 +198,21 @@ def test_other_clips_or_classes_are_refused(tmp_path):
         compare(a, rows(tmp_path / "c", [12], names=("clap", "wave", "swim")), "a", "c")
     with pytest.raises(ConfigError, match="no run of a"):
         compare(a, [dict(r, seed=7) for r in a], "a", "b")
+
+
+def test_what_was_not_run_alike_is_remarked(tmp_path):
+    """Half the batch is half the memory, whatever the model."""
+    old = rows(tmp_path / "old", [12])  # of before reports told it
+    alike = {"batch_size": 8, "precision": "32-true", "num_workers": 0}
+    a, same, other = (
+        rows(tmp_path / name, [12], protocol=protocol)
+        for name, protocol in (("a", alike), ("same", alike), ("other", {**alike, "batch_size": 4, "num_workers": 2}))
+    )
+    assert compare(a, same, "a", "same")["remarks"] == compare(a, old, "a", "old")["remarks"] == []
+    found = compare(a, other, "a", "other")
+    (remark,) = found["remarks"]
+    assert remark.startswith("a and other were not run alike (batch size 8 against 4, worker processes 0 against 2): ")
+    assert f"- {remark}\n" in to_markdown(found)
 
 
 def test_a_folder_without_runs(tmp_path):
