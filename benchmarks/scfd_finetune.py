@@ -26,28 +26,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scfd_nested import (
-    BEST,
-    FRAMES,
-    RESULTS,
-    SIZE,
-    Array,
-    Data,
-    candidates,
-    extract,
-    inner_scores,
-    learn,
-    pictures,
-    ranked,
-    write_scores,
-)
+from scfd_features import FRAMES, SIZE, Array, extract, pictures
+from scfd_nested import BEST, RESULTS, Data, candidates, inner_scores, learn, ranked, write_scores
 from torch import nn
 
 from lightning_har.nets.backbones import build_backbone
 
 STREAMS = ("rgb", "flow")
 EVERY = 2
-"""Of the frames of scfd_nested.py, every so many."""
+"""Of the frames of scfd_features.py, every so many."""
 SEGMENTS, EPOCHS, LR, HEAD_LR, DECAY, DROPOUT = 6, 12, 1e-4, 1e-3, 1e-2, 0.5
 RULE = "average of best 5 and both networks"
 

@@ -24,7 +24,7 @@ def script(monkeypatch):
 
     monkeypatch.setattr(module, "stages", stages)
     yield module
-    for name in ("scfd_finetune", "scfd_nested"):
+    for name in ("scfd_finetune", "scfd_nested", "scfd_features"):
         sys.modules.pop(name, None)
 
 

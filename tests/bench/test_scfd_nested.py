@@ -1,7 +1,7 @@
 """The nested validation of benchmarks/scfd_nested.py, on features that are made up."""
 
 import csv
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -14,12 +14,11 @@ FOLDS = ("0", "1", "2", "3")
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("scfd_nested", BENCHMARKS / "scfd_nested.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["scfd_nested"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["scfd_nested"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield importlib.import_module("scfd_nested")
+    for name in ("scfd_nested", "scfd_features"):
+        sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")
