@@ -49,6 +49,11 @@ def _interval(s: Row) -> str:
     return f"{100 * low:.1f} – {100 * high:.1f}"
 
 
+def _over_folds(s: Row) -> str:
+    found = s.get("top1_over_folds")  # older results have none
+    return "–" if found is None else f"{100 * found['mean']:.1f} ± {100 * found['half']:.1f} ({found['folds']})"
+
+
 def _reported(column: Column) -> Column:
     """What studies report of a column's metric: every figure with where it stands; "–" for none."""
 
@@ -92,11 +97,19 @@ COLUMNS = (
     _cost("data_wait_share", "waiting (%)", 100, 0),
 )
 
+_FOLDS = Column(
+    "top-1 over folds ± 95 % (%)",
+    lambda s: (s.get("top1_over_folds") or {}).get("mean"),
+    _over_folds,
+    "mean of the folds, each the mean over its seeds, ± half of Student's interval (how many folds)",
+)
+
 
 def columns_of(summaries: Sequence[Row], rows: Sequence[Row]) -> list[Column]:
     """The columns, beside each measured number the reported one where a study has one.
 
-    A metric that only a study names, such as the top-1 of verbs, has its two columns where it was measured.
+    A metric that only a study names, such as the top-1 of verbs, has its two columns where it was measured. Several
+    folds have one, where there are several.
     """
     figures = _metrics_reported(summaries)
     columns = []
@@ -104,6 +117,8 @@ def columns_of(summaries: Sequence[Row], rows: Sequence[Row]) -> list[Column]:
         columns.append(column)
         if column.head == "clips":
             columns.append(_protocol_column(rows))
+        if column.text is _interval and any(s.get("top1_over_folds") for s in summaries):
+            columns.append(_FOLDS)
         if column.metric in figures or column.metric == "top1":
             columns.append(_reported(column))
     known = {column.metric for column in columns}

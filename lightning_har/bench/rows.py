@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning_har.bench.harness import Job, Reported
 from lightning_har.bench.report import Report, read_report
-from lightning_har.bench.stats import MIN_CLIPS, spread, wilson
+from lightning_har.bench.stats import MIN_CLIPS, half_interval, spread, wilson
 from lightning_har.errors import DataError
 
 Row = dict[str, Any]
@@ -169,7 +169,7 @@ def summarize(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[Row
 
     Returns:
         Plain JSON: ``name, recipe, runs, failed, errors, notes, clips, values, std, top1_interval, interval_note,
-        reported``.
+        top1_over_folds, reported``; see ``over_folds``.
     """
     summaries = []
     for name in dict.fromkeys(row["name"] for row in rows):
@@ -209,10 +209,34 @@ def summarize(rows: Sequence[Row], reported: Mapping[str, Reported]) -> list[Row
                 "std": std,
                 "top1_interval": interval,
                 "interval_note": few if top1 is not None and interval is None else None,
+                "top1_over_folds": over_folds(good),
                 "reported": reported_for(name, recipe, reported.get(recipe, {})),
             }
         )
     return summaries
+
+
+def over_folds(rows: Sequence[Row]) -> dict[str, float] | None:
+    """Top-1 where each fold counts once, by the mean over its seeds: clips of a fold, and seeds, are not independent.
+
+    Nor are folds quite, which share training clips: no interval of a cross-validation is exact.
+
+    Args:
+        rows: A model's runs that succeeded.
+
+    Returns:
+        ``folds`` (how many), ``mean``, ``std`` (over folds) and ``half``, of Student's 95 % interval; None for fewer
+        than two folds.
+    """
+    by_fold: dict[str, list[float]] = {}
+    for row in rows:
+        if row["fold"] is not None and row["values"].get("top1") is not None:
+            by_fold.setdefault(row["fold"], []).append(row["values"]["top1"])
+    means = [sum(values) / len(values) for values in by_fold.values()]
+    std, half = spread(means), half_interval(means)
+    if std is None or half is None:
+        return None
+    return {"folds": len(means), "mean": sum(means) / len(means), "std": std, "half": half}
 
 
 def reported_for(name: str, recipe: str, reported: Reported) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 import re
 
 import pytest
@@ -275,6 +276,16 @@ def test_folds_count_every_clip_once_and_weigh_by_clips(tmp_path):
     assert summary["values"]["top1"] == pytest.approx(0.75)
     low, high = summary["top1_interval"]
     assert low < 0.75 < high
+    # Of the folds by themselves, 1 and 0, each the same with both seeds.
+    assert summary["top1_over_folds"] == pytest.approx(
+        {"folds": 2, "mean": 0.5, "std": math.sqrt(0.5), "half": 12.7062 * 0.5}, rel=1e-4
+    )
+
+
+def test_one_fold_or_none_tells_nothing_over_folds(tmp_path):
+    for fold in (None, "1"):
+        row = read_row(write_run(tmp_path / str(fold), fold=fold) / "report.json", "m", "m")
+        assert summarize([row], {})[0]["top1_over_folds"] is None
 
 
 def test_names_with_markup_stay_text(tmp_path):

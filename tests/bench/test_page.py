@@ -98,6 +98,19 @@ def test_each_row_says_whose_protocol_it_had(tmp_path):
     assert found == [("", "", ""), ("8", "bf16-mixed", "3"), ("5", "bf16-mixed", "3"), ("", "", "")]
 
 
+def test_several_folds_have_a_column_of_their_own(page, tmp_path):
+    assert "over folds" not in page.read_text()
+    rows = []
+    for name, folds in (("both", "12"), ("one", "1")):
+        for fold in folds:
+            folder = write_run(tmp_path / f"{name}{fold}", right=6 * int(fold), fold=fold)
+            rows.append(read_row(folder / "report.json", name, name))
+    cells = cells_of(markdown("T", summarize(rows, {}), rows))
+    assert [cells[name]["top-1 over folds ± 95 % (%)"] for name in ("both", "one")] == ["37.5 ± 158.8 (2)", "–"]
+    older = [{k: v for k, v in s.items() if k != "top1_over_folds"} for s in summarize(rows, {})]
+    assert "over folds" not in markdown("T", older, rows)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed; CHROMIUM=PATH names one")
 def test_columns_sort_by_value_and_failures_stay_last(page):
