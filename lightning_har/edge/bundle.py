@@ -35,8 +35,10 @@ _SOURCES = (
     "data/decode_pyav.py",
     "data/sampling.py",
     "edge/__init__.py",
+    "edge/annotate.py",
     "edge/live.py",
     "edge/runtime.py",
+    "edge/source.py",
 )
 
 _RUN = '''\

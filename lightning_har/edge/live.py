@@ -1,8 +1,4 @@
-"""``python run.py``: a file, a camera or a stream to labels, as they come.
-
-A camera does not wait. A thread reads it and keeps only the newest frame; what the network is too slow for is
-dropped and counted, so that a label is of now and not of a minute ago.
-"""
+"""The command line of a bundle, ``python run.py``: a file, a camera or a stream to labels, as they come."""
 
 from __future__ import annotations
 
@@ -10,301 +6,28 @@ import argparse
 import json
 import re
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lightning_har.edge.annotate import Annotator
 from lightning_har.edge.runtime import (
-    CAPTION,
     Bundle,
     Converter,
     Recognizer,
     Stopwatch,
     energy,
-    frames_of,
     load_bundle,
     peak_memory,
     read_clip,
     top,
-    upright,
 )
-from lightning_har.errors import ConfigError, DataError, DecodeError, HarError
-
-STALL_SECONDS = 10.0
-# FFmpeg gives up before that, and closes what it has opened: a camera that is held open cannot be opened again.
-FFMPEG_SECONDS = 8.0
-MAX_BACKOFF = 30.0
-
-
-class LiveSource:
-    """The newest frame of a camera or stream, reconnecting where it is lost.
-
-    Args:
-        connect: Opens the source and yields its frames until it ends or fails.
-        name: For messages.
-        say: Takes a message.
-        backoff: Seconds before the first new attempt; doubles with each that fails, up to 30.
-        stall: Seconds without a frame after which the source counts as lost.
-        retry: False: the end of the source is the end.
-        seconds: End after this long, frames or not; None goes on.
-
-    Attributes:
-        reconnects: Attempts to open the source again.
-    """
-
-    def __init__(
-        self,
-        connect: Callable[[], Iterator[Any]],
-        name: str,
-        say: Callable[[str], None],
-        *,
-        backoff: float = 0.5,
-        stall: float = STALL_SECONDS,
-        retry: bool = True,
-        seconds: float | None = None,
-    ) -> None:
-        self._connect, self._name, self._say = connect, name, say
-        self._backoff, self._stall, self._retry = backoff, stall, retry
-        self._seconds = np.inf if seconds is None else seconds
-        self._deadline = time.perf_counter() + self._seconds
-        self._dropped = 0
-        self.reconnects = 0
-        self._reader = _Reader(connect)
-
-    @property
-    def dropped(self) -> int:
-        """Frames that were replaced by a newer one before anyone took them."""
-        return self._dropped + self._reader.dropped
-
-    def __iter__(self) -> Iterator[tuple[Any, float]]:
-        """The newest frame and when it arrived (``time.perf_counter``), each at most once.
-
-        Raises:
-            ConfigError: Trying again would not help.
-            DecodeError: No frame ever came; or the source is lost and not to be tried again.
-        """
-        pause, seen, failure = self._backoff, False, None
-        while (now := time.perf_counter()) < self._deadline:
-            reader = self._reader
-            taken, ended = reader.take(min(reader.heard + self._stall, self._deadline) - now)
-            if taken is not None:
-                pause, seen = self._backoff, True
-                yield taken
-                continue
-            if ended:
-                failure = reader.failure
-                # PyAV's errors are OSErrors, or wrapped by open_live; any other is not the source's.
-                lasting = isinstance(failure, ConfigError) or not isinstance(failure, (OSError, HarError))
-                if failure is not None and (lasting or not self._retry):
-                    raise failure
-                if not self._retry:
-                    return
-                reason = str(failure or "ended")
-            elif time.perf_counter() - reader.heard >= self._stall:
-                reason = f"no frame for {self._stall:g} s"
-                if not self._retry:
-                    self._say(f"{self._name}: {reason}; waiting for it to come back")
-                    reader.heard = time.perf_counter()
-                    continue
-            else:
-                continue
-            self._say(f"{self._name}: lost ({reason}); trying again in {pause:.1f} s")
-            time.sleep(max(0.0, min(pause, self._deadline - time.perf_counter())))
-            pause = min(2 * pause, MAX_BACKOFF)
-            self.reconnects += 1
-            self._dropped += reader.dropped
-            reader.leave()
-            self._reader = _Reader(self._connect)
-        if not seen:
-            raise failure or DecodeError(f"{self._name}: gave no frame in {self._seconds:g} s")
-
-    def close(self) -> None:
-        """Stop reading."""
-        self._reader.leave()
-        self._reader.thread.join(timeout=2)
-
-
-class _Reader:
-    """One connection and the thread that reads it, which is left behind where it hangs.
-
-    Attributes:
-        dropped: Frames that were replaced by a newer one before anyone took them.
-        heard: When the last frame came, or the connection was begun.
-        failure: What ended it; None where the source ended by itself.
-    """
-
-    def __init__(self, connect: Callable[[], Iterator[Any]]) -> None:
-        self.dropped = 0
-        self.heard = time.perf_counter()
-        self.failure: Exception | None = None
-        self._newest: tuple[Any, float] | None = None
-        self._ended = False
-        self._changed = threading.Condition()
-        self._left = threading.Event()
-        # A daemon: a read that hangs inside FFmpeg must not keep the program from ending.
-        self.thread = threading.Thread(target=self._read, args=(connect,), daemon=True)
-        self.thread.start()
-
-    def take(self, wait: float) -> tuple[tuple[Any, float] | None, bool]:
-        """The newest frame with its time, or None after ``wait`` seconds without one; and whether no more will come."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._newest is not None or self._ended, wait)
-            taken, self._newest = self._newest, None
-            return taken, self._ended
-
-    def leave(self) -> None:
-        """Have the thread end as soon as it gets to; what it still reads, nobody sees."""
-        self._left.set()
-
-    def _read(self, connect: Callable[[], Iterator[Any]]) -> None:
-        try:
-            for frame in connect():
-                if self._left.is_set():
-                    return
-                with self._changed:
-                    self.dropped += self._newest is not None
-                    self.heard = time.perf_counter()
-                    self._newest = (frame, self.heard)
-                    self._changed.notify()
-        except Exception as error:  # for the thread that takes the frames
-            self.failure = error
-        finally:
-            with self._changed:
-                self._ended = True
-                self._changed.notify()
-
-
-def open_live(source: str, *, paced: bool) -> Iterator[Any]:
-    """Frames of a camera by number, a stream by address, or a file.
-
-    Args:
-        source: "0", "rtsp://...", or a path.
-        paced: Give a file's frames at its own rate, as a camera would.
-
-    Raises:
-        DecodeError: It cannot be opened, or breaks off.
-        ConfigError: This PyAV does not know such a source.
-    """
-    import av
-
-    limit = str(int(FFMPEG_SECONDS * 1e6))
-    name, form, options = source, None, {"rw_timeout": limit}
-    timeout: tuple[float, float] | None = (FFMPEG_SECONDS, FFMPEG_SECONDS)
-    if source.isdigit():
-        name, form, options = _camera(int(source))
-    elif source.startswith("rtsp://"):
-        options = {"rtsp_transport": "tcp", "timeout": limit}
-    elif "://" not in source:
-        options, timeout = {}, None
-    try:
-        with av.open(name, format=form, options=options, timeout=timeout) as container:
-            if not container.streams.video:
-                raise DecodeError(f"{source}: has no video stream")
-            begin, first = time.perf_counter(), None
-            for frame in frames_of(container, live=timeout is not None):
-                if paced and frame.time is not None:
-                    first = frame.time if first is None else first
-                    time.sleep(max(0.0, frame.time - first - (time.perf_counter() - begin)))
-                yield frame
-    except av.error.ExitError as error:  # FFmpeg's word for it is "Immediate exit requested"
-        raise DecodeError(f"{source}: sent nothing for {FFMPEG_SECONDS:g} s") from error
-    except av.error.ProtocolNotFoundError as error:
-        raise ConfigError(f"{source}: this PyAV knows no such protocol; give rtsp:// or http://") from error
-    except (av.FFmpegError, OSError) as error:
-        raise DecodeError(f"{source}: {getattr(error, 'strerror', None) or error}") from error
-    except ValueError as error:  # PyAV's, for a format that it was built without
-        raise ConfigError(f"{source}: {error}") from error
-
-
-def _camera(index: int) -> tuple[str, str, dict[str, str]]:
-    if sys.platform == "darwin":
-        return str(index), "avfoundation", {"framerate": "30"}
-    if sys.platform == "win32":
-        raise ConfigError(f"on Windows give the camera's address instead of {index}: an rtsp:// or http:// stream")
-    return f"/dev/video{index}", "v4l2", {}
-
-
-_TICK = Fraction(1, 90_000)
-"""Seconds: MPEG's clock, of which the usual frame rates are whole parts."""
-
-
-class Annotator:
-    """The video with its label written into it; the captions were drawn when the bundle was made.
-
-    Args:
-        path: Of the video to write.
-        bundle: Whose captions are used.
-
-    Raises:
-        DataError: The file cannot be written.
-    """
-
-    def __init__(self, path: str | Path, bundle: Bundle) -> None:
-        import av
-
-        try:
-            self._container = av.open(str(path), "w")
-            timed = self._container.format.flags & av.format.Flags.variable_fps.value
-            if timed:
-                Path(path).open("wb").close()  # PyAV opens it with the first frame only
-        except (OSError, ValueError) as error:  # PyAV's, and its ValueError for a name without a format
-            raise DataError(
-                f"cannot write {path}: {getattr(error, 'strerror', None) or error}; give a file such as seen.mp4 in a "
-                "folder that is there"
-            ) from error
-        if not timed:
-            raise DataError(f"cannot write {path}: such a file does not tell when a frame is shown; give .mp4 or .mkv")
-        self._stream: Any = None
-        self._first = 0.0
-        self._last = -1
-        with np.load(bundle.folder / "captions.npz") as stored:
-            self._captions = {name.removeprefix(CAPTION): stored[name] for name in stored.files}
-
-    def write(self, frame: Any, shown: Sequence[tuple[str, float]], when: float) -> None:
-        """Add a frame.
-
-        Args:
-            frame: An ``av.VideoFrame``.
-            shown: Captions of the bundle, each with the share of the width that its bar takes.
-            when: In seconds, from any time on.
-        """
-        import av
-
-        image = upright(frame.to_ndarray(format="rgb24"), frame)
-        image = np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2])
-        if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=25)
-            self._stream.height, self._stream.width, self._stream.pix_fmt = *image.shape[:2], "yuv420p"
-            self._stream.codec_context.time_base = _TICK
-            self._first = when
-        height, width = self._stream.height, self._stream.width
-        if image.shape[:2] != (height, width):
-            resized = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(width=width, height=height)
-            image = resized.to_ndarray()
-        y = 0
-        for caption, share in shown:
-            mask = self._captions[caption][: max(0, height - y), :width]
-            corner = image[y : y + mask.shape[0], : mask.shape[1]]
-            corner[:] = np.maximum(corner // 3, mask[..., None])
-            y += mask.shape[0]
-            image[y : y + 4, : max(1, round(share * width))] = (80, 200, 120)
-            y += 4
-        written = av.VideoFrame.from_ndarray(image, format="rgb24")
-        self._last = max(self._last + 1, round((when - self._first) / _TICK))
-        written.pts, written.time_base = self._last, _TICK
-        self._container.mux(self._stream.encode(written))
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
+from lightning_har.edge.source import LiveSource, open_live
+from lightning_har.errors import ConfigError, HarError
 
 
 def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -427,14 +427,6 @@ def top(logits: Mapping[str, Array], bundle: Bundle, k: int = 3) -> list[tuple[s
         prefix = "" if len(logits) == 1 else f"{head}: "
         found += [(prefix + names[i], float(p[i])) for i in np.argsort(-p)[:k]]
     return found
-
-
-def frames_of(source: Any, *, live: bool) -> Iterator[Any]:
-    """Decoded video frames of an open ``av`` container; live each as soon as it has come."""
-    stream = source.streams.video[0]
-    # Threads that each decode another frame hold back as many frames as there are threads.
-    stream.thread_type = "SLICE" if live else "AUTO"
-    yield from source.decode(stream)
 
 
 def upright(image: Array, frame: Any) -> Array:

@@ -23,8 +23,8 @@ from videos import numbered_frame
 from lightning_har.data.decode import read_frames
 from lightning_har.edge import bundle as bundle_file
 from lightning_har.edge import live
+from lightning_har.edge import source as source_file
 from lightning_har.edge.bundle import _WHEELS, _requirements, bundle
-from lightning_har.edge.live import LiveSource
 from lightning_har.edge.live import main as run_bundle
 from lightning_har.edge.runtime import (
     MANIFEST,
@@ -36,6 +36,7 @@ from lightning_har.edge.runtime import (
     open_graph,
     read_clip,
 )
+from lightning_har.edge.source import LiveSource, open_live
 from lightning_har.errors import ConfigError, DataError, DecodeError, WeightsError
 from lightning_har.spec import InputSpec, Sampling
 
@@ -348,7 +349,7 @@ def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, opt
 
     monkeypatch.setattr(av, "open", fake)
     monkeypatch.setattr(sys, "platform", platform)
-    assert len(list(live.open_live(source, paced=False))) == 1
+    assert len(list(open_live(source, paced=False))) == 1
     timeout = None if thread_type == "AUTO" else (8.0, 8.0)
     assert opened == {"args": (name,), "format": format, "options": options, "timeout": timeout}
     assert stream.thread_type == thread_type
@@ -357,13 +358,13 @@ def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, opt
 def test_a_camera_by_number_on_windows_is_refused(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     with pytest.raises(ConfigError, match="give the camera's address instead of 0"):
-        next(live.open_live("0", paced=False))
+        next(open_live("0", paced=False))
 
 
 def test_a_server_that_accepts_and_sends_nothing_is_given_up(monkeypatch):
-    monkeypatch.setattr(live, "FFMPEG_SECONDS", 0.3)
+    monkeypatch.setattr(source_file, "FFMPEG_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(DecodeError, match=r"nothing for 0\.3 s"):
-        next(live.open_live(f"tcp://127.0.0.1:{server.getsockname()[1]}", paced=False))
+        next(open_live(f"tcp://127.0.0.1:{server.getsockname()[1]}", paced=False))
 
 
 # -- bad input -------------------------------------------------------------------------------------------------
