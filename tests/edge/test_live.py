@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+
+import pytest
+from edge_models import FRAMES
+from edge_runs import without_torch
+
+from lightning_har.edge import live
+from lightning_har.edge.live import main as run_bundle
+from lightning_har.edge.runtime import Stopwatch
+
+
+def test_a_file_as_a_camera(made, video):
+    done = without_torch(made / "run.py", video, "--live", "--span", "0.4", "--json", "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["frames"] >= FRAMES
+    assert told["frame_to_label"]["p50_ms"] > 0
+    assert told["frames"] + told["dropped"] + told["left_out_by_span"] == 30
+
+
+def test_what_is_counted_is_not_what_is_kept_for_percentiles(made, video, capsys, monkeypatch):
+    class Forgetful(Stopwatch):
+        def __init__(self):
+            super().__init__()
+            self.times = deque(maxlen=2)
+
+    monkeypatch.setattr(live, "Stopwatch", Forgetful)
+    assert run_bundle([str(video), "--repeat", "3", "--json"], folder=made) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["clips"] == 3
+    assert run_bundle([str(video), "--live", "--span", "0.1", "--json"], folder=made) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["frames"] + told["dropped"] + told["left_out_by_span"] == 30
+    assert told["frames"] > 2
+
+
+@pytest.mark.parametrize("live", [[], ["--live", "--span", "0.1"]], ids=["file", "live"])
+def test_what_is_printed_for_people(made, video, live, capsys):
+    assert run_bundle([str(video), *live], folder=made) == 0
+    said = capsys.readouterr().out
+    number = r"\d+(\.\d+)?"
+    percentiles = rf"p50_ms {number}  p95_ms {number}  p99_ms {number}"
+    for name, value in {
+        "fps": number,
+        "network": percentiles,
+        "frame to label" if live else "clip": percentiles,
+        "peak memory mb": number,
+        "dropped": r"\d+",
+    }.items():
+        assert re.search(rf"^{name} +{value}$", said, re.MULTILINE), (name, said)
+
+
+@pytest.mark.parametrize(
+    ("then", "wait_for", "words"),
+    [
+        ("while True: time.sleep(60)", "shown", ["stopped", '"frame_to_label"']),
+        ("raise OSError('the cable is out')", "again in", ["the cable is out", "again in"]),
+    ],
+    ids=["stalled", "lost"],
+)
+def test_ctrl_c_ends_a_camera(made, video, then, wait_for, words):
+    done, said = interrupted(made, video, then, wait_for)
+    assert done == 0
+    assert [word for word in words if word not in said] == []
+    assert "Traceback" not in said
+
+
+def interrupted(folder, video, then, wait_for):
+    """The exit code and words of the runner on a camera that shows a clip and then does something, sent a SIGINT."""
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored where tests run in the background
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from lightning_har.edge import live\n"
+        "once = live.open_live\n"
+        "def camera(source, paced):\n"
+        "    yield from once(sys.argv[2], paced=True)\n"
+        "    print('shown', flush=True)\n"
+        f"    {then}\n"
+        "live.open_live = camera\n"
+        "sys.exit(live.main(['0', '--span', '0.01', '--json', '--threads', '1'], folder=sys.argv[1]))\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder), str(video)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = ""
+    for line in process.stdout:
+        said += line
+        if wait_for in line:
+            break
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    return process.returncode, said + rest
+
+
+# -- bad input -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("missing", ["av", "numpy", "onnxruntime"])
+@pytest.mark.parametrize("live", [[], ["--live"]], ids=["file", "live"])
+def test_a_package_that_is_missing_is_named(made, video, missing, live):
+    done = without_torch(made / "run.py", video, *live, missing=[missing])
+    assert done.returncode == 2
+    assert re.search(rf"^error: .*\b{missing}\b.*pip install", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--threads", "0", "too few"),
+        ("--top", "0", "too few"),
+        ("--repeat", "-1", "too few"),
+        ("--span", "0", "no time"),
+        ("--seconds", "nan", "no time"),
+        ("--top", "many", "invalid count"),
+    ],
+)
+def test_options_out_of_range_are_refused(made, option, value, words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_bundle(["clip.mp4", option, value], folder=made)
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert option in said
+    assert words in said
+
+
+def test_the_video_itself_is_not_written_over(made, video, capsys):
+    before = video.read_bytes()
+    assert run_bundle([str(video), "--output", str(video)], folder=made) == 2
+    assert "is the video itself" in capsys.readouterr().err
+    assert video.read_bytes() == before
+
+
+def test_a_camera_that_never_opens_is_a_message_and_no_success(made, capsys):
+    assert run_bundle(["tcp://127.0.0.1:1", "--seconds", "0.3"], folder=made) == 2
+    assert "error: tcp://127.0.0.1:1: Connection refused" in capsys.readouterr().err
+
+
+def test_an_address_of_no_known_kind_is_refused_at_once(made, capsys):
+    assert run_bundle(["rstp://camera/1"], folder=made) == 2
+    said = capsys.readouterr().err
+    assert "error: rstp://camera/1" in said
+    assert "again in" not in said

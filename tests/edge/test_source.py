@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+import time
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+from edge_models import SIZE
+from edge_runs import without_torch
+
+from lightning_har.edge import source as source_file
+from lightning_har.edge.source import LiveSource, open_live
+from lightning_har.errors import ConfigError, DecodeError
+
+
+@pytest.mark.parametrize(
+    ("source", "platform", "name", "format", "options", "thread_type"),
+    [
+        ("0", "linux", "/dev/video0", "v4l2", {}, "SLICE"),
+        ("1", "darwin", "1", "avfoundation", {"framerate": "30"}, "SLICE"),
+        ("rtsp://x", "linux", "rtsp://x", None, {"rtsp_transport": "tcp", "timeout": "8000000"}, "SLICE"),
+        ("http://x", "linux", "http://x", None, {"rw_timeout": "8000000"}, "SLICE"),
+        ("clip.mp4", "linux", "clip.mp4", None, {}, "AUTO"),
+    ],
+)
+def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, options, thread_type):
+    opened = {}
+    stream = SimpleNamespace(thread_type=None)
+
+    def decode(asked):
+        assert asked is stream
+        yield SimpleNamespace(time=0.0)
+
+    def fake(*args, **kwargs):
+        opened.update(kwargs, args=args)
+        return nullcontext(SimpleNamespace(streams=SimpleNamespace(video=[stream]), decode=decode))
+
+    monkeypatch.setattr(av, "open", fake)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert len(list(open_live(source, paced=False))) == 1
+    timeout = None if thread_type == "AUTO" else (8.0, 8.0)
+    assert opened == {"args": (name,), "format": format, "options": options, "timeout": timeout}
+    assert stream.thread_type == thread_type
+
+
+def test_a_camera_by_number_on_windows_is_refused(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    with pytest.raises(ConfigError, match="give the camera's address instead of 0"):
+        next(open_live("0", paced=False))
+
+
+def test_a_server_that_accepts_and_sends_nothing_is_given_up(monkeypatch):
+    monkeypatch.setattr(source_file, "FFMPEG_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(DecodeError, match=r"nothing for 0\.3 s"):
+        next(open_live(f"tcp://127.0.0.1:{server.getsockname()[1]}", paced=False))
+
+
+# -- a source that does not behave -----------------------------------------------------------------------------
+
+
+def test_a_slow_reader_gets_the_newest_frame_and_the_rest_is_counted():
+    sent = 40
+
+    def connect():
+        for i in range(sent):
+            time.sleep(0.005)
+            yield i
+
+    source = LiveSource(connect, "camera", lambda text: None, retry=False)
+    seen = []
+    for frame, _ in source:
+        seen.append(frame)
+        time.sleep(0.05)
+    assert seen == sorted(set(seen))
+    assert seen[-1] == sent - 1
+    assert len(seen) < sent / 2
+    assert source.dropped + len(seen) == sent
+
+
+def test_a_lost_camera_is_connected_again_with_growing_pauses():
+    said: list[str] = []
+    attempts: list[float] = []
+
+    def connect():
+        attempts.append(time.perf_counter())
+        if len(attempts) in (2, 3):
+            raise OSError("no such device")
+        yield len(attempts)
+
+    source = LiveSource(connect, "camera", said.append, backoff=0.05)
+    frames = iter(source)
+    assert next(frames)[0] == 1
+    assert next(frames)[0] == 4
+    source.close()
+    pauses = np.diff(attempts)
+    assert pauses[1] > 1.5 * pauses[0] * 0.9
+    assert pauses[2] > pauses[1]
+    assert any("no such device" in text and "again in" in text for text in said)
+    assert source.reconnects >= 3
+
+
+def test_a_stall_of_what_is_not_tried_again_is_told_and_ends_cleanly():
+    release = threading.Event()
+    said: list[str] = []
+
+    def connect():
+        yield 1
+        release.wait(5)
+
+    source = LiveSource(connect, "stream", said.append, stall=0.1, retry=False)
+    frames = iter(source)
+    assert next(frames)[0] == 1
+    threading.Timer(0.35, release.set).start()
+    assert list(frames) == []
+    assert any("no frame for" in text for text in said)
+
+
+def test_a_camera_that_hangs_is_left_behind_and_opened_again():
+    """What its thread reads once it wakes up, after another has taken over, is not shown."""
+    wake = threading.Event()
+    woke = threading.Event()
+    said: list[str] = []
+    attempts: list[float] = []
+
+    def connect():
+        attempts.append(time.perf_counter())
+        if len(attempts) == 1:
+            wake.wait(60)
+            try:
+                yield "old"
+                yield "older"
+            finally:
+                woke.set()
+        elif len(attempts) == 2:
+            wake.wait(60)  # hangs too
+        else:
+            yield "new"
+            assert woke.wait(60)
+            yield "newer"
+
+    source = LiveSource(connect, "camera", said.append, stall=1.0, backoff=0.05)
+    frames = iter(source)
+    assert next(frames)[0] == "new"
+    assert source.reconnects == 2
+    wake.set()
+    assert next(frames)[0] == "newer"
+    source.close()
+    assert sum("no frame for 1 s" in text and "again in" in text for text in said) >= 2
+    assert np.diff(attempts[:3]).min() > 1
+    assert source.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ConfigError("give an address"), ConfigError),
+        (ZeroDivisionError("a mistake of ours"), ZeroDivisionError),
+    ],
+)
+def test_what_trying_again_would_not_help_is_raised(error, kind):
+    said: list[str] = []
+
+    def connect():
+        yield 1
+        raise error
+
+    frames = iter(LiveSource(connect, "camera", said.append, backoff=0.01, seconds=60))
+    assert next(frames)[0] == 1
+    with pytest.raises(kind, match=str(error)):
+        next(frames)
+    assert said == []
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_camera_that_never_opens_is_an_error(hangs):
+    def connect():
+        if hangs:
+            threading.Event().wait(5)
+        raise OSError("no such device")
+        yield
+
+    words = "gave no frame in 0.5 s" if hangs else "no such device"
+    with pytest.raises((DecodeError, OSError), match=words):
+        list(LiveSource(connect, "camera", lambda text: None, backoff=0.05, seconds=0.5))
+
+
+def test_a_stream_over_the_network_that_breaks_off_is_connected_again(made, video):
+    """A server that sends the clip as MPEG-TS and hangs up, twice."""
+    import io
+
+    memory = io.BytesIO()
+    with av.open(str(video)) as source, av.open(memory, "w", format="mpegts") as sink:
+        stream = sink.add_stream("mpeg2video", rate=25)
+        stream.width = stream.height = SIZE
+        for frame in source.decode(video=0):
+            sink.mux(stream.encode(frame.reformat(width=SIZE, height=SIZE, format="yuv420p")))
+        sink.mux(stream.encode())
+    server = socket.create_server(("127.0.0.1", 0))
+    served = []
+
+    def serve():
+        for _ in range(2):
+            connection, _address = server.accept()
+            connection.sendall(memory.getvalue())
+            connection.close()
+            served.append(1)
+        server.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+    done = without_torch(made / "run.py", address, "--seconds", "3", "--span", "0.01", "--json", "--threads", 1)
+    assert done.returncode == 0, done.stderr
+    assert len(served) == 2
+    assert "lost" in done.stderr
+    assert "again in" in done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["reconnects"] >= 1
+    assert told["frames"] > 0
