@@ -221,7 +221,8 @@ class FeatureDataModule(ActionDataModule):
         manifest: CSV with ``path,label`` (or a column per head), and perhaps ``split``, ``group``, ``fold``,
             ``id``, ``scale``, ``offset``; paths of .npy files, relative to its folder. What is not split is split
             here, by groups.
-        num_frames: T, taken as the samplings say; None takes all frames that are stored.
+        num_frames: T, taken as the samplings say; None takes each sampling's own, and where that has none, all frames
+            that are stored.
         fold: The fold to test on, of a CSV with a column ``fold``; the others are for training.
         heads: Columns with the labels of several heads; None takes those that ``extract_features`` noted.
         test_fraction: Share of the clips to test on where the CSV names no test split; 0 for none.
@@ -290,7 +291,7 @@ class FeatureDataModule(ActionDataModule):
         frames, dim = self.feature_shape
         return FeatureDataset(
             manifest,
-            replace(sampling, num_frames=self.num_frames),
+            replace(sampling, num_frames=self.num_frames or sampling.num_frames),
             self._read_scales(),
             dim,
             frames,
@@ -309,7 +310,8 @@ class FeatureDataModule(ActionDataModule):
         loader = super()._loader(split)
         frames, dim = self.feature_shape
         assert isinstance(loader.collate_fn, Collate)
-        loader.collate_fn.shapes = {"features": (self.num_frames or frames, dim)}
+        assert isinstance(loader.dataset, FeatureDataset)
+        loader.collate_fn.shapes = {"features": (loader.dataset.sampling.num_frames or frames, dim)}
         return loader
 
     def _workers(self, videos: int) -> int:

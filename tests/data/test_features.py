@@ -169,6 +169,16 @@ def test_fewer_frames_can_be_taken_than_are_stored(tmp_path):
         list(uneven.train_dataloader()) + list(uneven.val_dataloader())
 
 
+def test_a_sampling_may_take_its_own_number_of_frames(tmp_path):
+    FeatureDataModule.fake(tmp_path)
+    drawn = Sampling("segments", num_frames=3, random=True)
+    data = FeatureDataModule(tmp_path / "manifest.csv", train_sampling=drawn, eval_sampling=SAMPLING, batch_size=1)
+    assert {tuple(b["video"].shape) for b in data.train_dataloader()} == {(1, 3, 16)}
+    assert {tuple(b["video"].shape) for b in data.test_dataloader()} == {(1, 8, 16)}
+    data = FeatureDataModule(tmp_path / "manifest.csv", train_sampling=drawn, num_frames=2, batch_size=1)
+    assert {tuple(b["video"].shape) for b in data.train_dataloader()} == {(1, 2, 16)}
+
+
 def test_uint8_without_a_scale_is_a_255th(tmp_path):
     FeatureDataModule.fake(tmp_path)
     rows = (tmp_path / "manifest.csv").read_text().splitlines()
