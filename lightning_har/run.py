@@ -338,6 +338,7 @@ def _build_module(args: Arguments, datamodule: Any, *, fetch: bool) -> ActionRec
 def _introduce(module: ActionRecognizer, datamodule: Any, args: Arguments) -> None:
     """The data learns what the network takes, the module what its classes are called."""
     datamodule.spec = module.spec
+    datamodule.run_seed = args.seed
     for which in ("train_sampling", "eval_sampling"):
         published = getattr(module, which)
         if args.data.get(which) is None and published is not None:

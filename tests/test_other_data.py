@@ -69,6 +69,25 @@ def test_on_features_the_backbone_is_left_out(call, tmp_path):
     assert "never" not in report["metrics"]["test"]["action"]["video"]  # named by the recipe's own classes
 
 
+def test_another_seed_is_another_order_of_the_same_clips(call, tmp_path, monkeypatch):
+    FeatureDataModule.fake(tmp_path / "features")
+    orders = []
+
+    def step(self, batch, index, plain=CNNRNNModule.training_step):
+        orders[-1].extend(batch["id"])
+        return plain(self, batch, index)
+
+    monkeypatch.setattr(CNNRNNModule, "training_step", step)
+    reports = []
+    for number, seed in enumerate("011"):
+        orders.append([])
+        reports.append(call("--on", f"features:{tmp_path / 'features'}", "--seed", seed, out=f"run{number}"))
+    first, other, again = orders
+    assert other == again != first
+    assert sorted(other) == sorted(first)
+    assert len({report["protocol"]["file_list_sha256"] for report in reports}) == 1
+
+
 def test_on_a_fold(call, clips, tmp_path):
     import csv
 

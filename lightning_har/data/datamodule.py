@@ -52,6 +52,8 @@ class ActionDataModule(LightningDataModule):
     Attributes:
         coverage: By split, clips of an official list and those of them that are here. After first use, of data that
             need not be whole; else empty.
+        run_seed: Added to ``seed`` for order and augmentation, not for splits: the run's, so that runs of several seeds
+            differ in what they draw, and not in what they are scored on.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class ActionDataModule(LightningDataModule):
         self.balanced_sampling = balanced_sampling
         self.val_fraction = val_fraction
         self.seed = seed
+        self.run_seed = 0
         self.coverage: dict[str, Coverage] = {}
         self._manifests: dict[str, Manifest] | None = None
         self._datasets: dict[str, ActionDataset] = {}
@@ -210,7 +213,7 @@ class ActionDataModule(LightningDataModule):
             {m: samplings[m] for m in specs},
             {m: self.opener(manifest, m) for m in specs},
             on_error=self.on_error,
-            seed=self.seed,
+            seed=self.seed + self.run_seed,
         )
 
     def train_dataloader(self) -> DataLoader[Batch]:
