@@ -62,7 +62,7 @@ def run(
     trainer: Mapping[str, Any] | None = None,
     name: str | None = None,
     variants: Mapping[str, Mapping[str, Any]] | None = None,
-    monitor: str = "val_top1",
+    monitor: str | None = "val_top1",
     extra_metrics: ExtraMetrics | None = None,
     smoke: Mapping[str, Any] | None = None,
     argv: Sequence[str] | None = None,
@@ -83,7 +83,7 @@ def run(
         variants: Models to train in turn: by name, the dotted arguments in which each differs, such as
             ``{"gru": {"module.temporal": "gru"}}``.
         monitor: Validation metric of the best checkpoint; lower is better if it ends in "loss". With
-            several heads, "val_top1" is "val_action_top1".
+            several heads, "val_top1" is "val_action_top1". None chooses nothing: the last epoch is tested.
         extra_metrics: Adds scores to the test videos' metrics.
         smoke: Dotted arguments that ``--smoke`` sets besides fake data, few steps and random weights, such as
             ``{"module.num_frames": 4}``.
@@ -163,7 +163,7 @@ def _run_one(
     resume_from: Path | None,
     *,
     recipe: str,
-    monitor: str,
+    monitor: str | None,
     extra_metrics: ExtraMetrics | None,
     whole: Path,
 ) -> Report:

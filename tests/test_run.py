@@ -139,6 +139,16 @@ def test_config_repeats_the_run(call: Any, tmp_path: Path) -> None:
     assert yaml.safe_load((tmp_path / "b" / "config.yaml").read_text()) == config
 
 
+@pytest.mark.parametrize(("monitor", "epoch"), [("val_top1", 0), (None, 1)])
+def test_without_a_monitor_the_last_epoch_is_tested(call: Any, tmp_path: Path, monitor: str | None, epoch: int) -> None:
+    # Of an average nothing changes at a rate of 0: epochs tie, and the first of the best is kept.
+    report = call("--module.temporal", "avg", "--module.lr", "0", monitor=monitor)["tiny"]
+    assert torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)["epoch"] == epoch
+    measured = [float(row["val_top1"]) for row in rows(tmp_path / "run" / "metrics.csv")]
+    assert measured[0] == measured[1] == report["metrics"]["val"]["action"]["video"]["top1"]
+    assert report["files"]["scored"] == 12
+
+
 @pytest.mark.slow
 def test_variants_differ_as_told(call: Any, tmp_path: Path) -> None:
     variants = {"avg": {"module.temporal": "avg"}, "gru": {"module.temporal": "gru"}}
