@@ -69,3 +69,32 @@ def test_the_network_learns_what_can_be_learnt_and_the_test_clips_have_no_say(sc
     turned = labels.copy()
     turned[test] = 1 - turned[test]
     np.testing.assert_array_equal(script.finetuned(maps, turned, train, test, Path("w"), seed=0), said)
+
+
+def test_the_shifted_network_tells_orders_apart(script, monkeypatch):
+    class Block(nn.Module):  # a residual block as timm writes MobileNet's
+        def __init__(self):
+            super().__init__()
+            self.has_skip = True
+            self.conv_pw, self.bn1 = nn.Conv2d(96, 96, 1), nn.BatchNorm2d(96)
+
+        def forward(self, x):
+            return x + self.bn1(self.conv_pw(x)).relu()
+
+    def stages(weights):
+        torch.manual_seed(0)
+        return nn.Identity(), nn.Sequential(Block(), nn.Conv2d(96, 1280, 2, 2)), (0.0, 1.0)
+
+    monkeypatch.setattr(script, "stages", stages)
+    clip = torch.randn(1, script.SEGMENTS, 96, 4, 4)
+    for shifted in (False, True):
+        net = script.Tail(Path("w"), shifted).eval()
+        with torch.inference_mode():
+            same = torch.allclose(net(clip), net(clip.flip(1)), atol=1e-5)
+        assert same != shifted
+    rng = np.random.default_rng(0)
+    maps = rng.standard_normal((12, 2, 13, 96, 4, 4)).astype(np.float16)
+    monkeypatch.setattr(script, "EPOCHS", 1)
+    labels = np.tile([0, 1], 6)
+    said = script.finetuned(maps, labels, np.arange(8), np.arange(8, 12), Path("w"), seed=0, shifted=True)
+    assert said.shape == (4,)
