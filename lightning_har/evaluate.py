@@ -14,13 +14,14 @@ from lightning_har.bench.latency import Latency, measure_latency, measure_readin
 from lightning_har.bench.memory import PeakMemory
 from lightning_har.bench.predictions import Predictions, write_classification_report, write_predictions
 from lightning_har.bench.report import SCHEMA_VERSION, Protocol, Report, commit, hardware, versions, write_report
-from lightning_har.callbacks import CollectOutputs, RunProgress
+from lightning_har.callbacks import CollectOutputs
 from lightning_har.data.features import FeatureDataModule
 from lightning_har.data.manifest import same_classes
 from lightning_har.data.named import data_factory
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.modules.pretrained import load_model, weights_of
+from lightning_har.progress import RunProgress
 from lightning_har.types import ClassNames
 from lightning_har.viz.confusion import save_confusion_matrix
 from lightning_har.viz.curves import save_curves

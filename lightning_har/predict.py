@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lightning_har._lightning import Trainer, interruptible
-from lightning_har.callbacks import RunProgress
 from lightning_har.data.datamodule import EVAL_SAMPLING
 from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.folder import VideoFilesDataModule
@@ -22,6 +21,7 @@ from lightning_har.data.parallel import progress
 from lightning_har.data.windows import Window, merge_windows, sliding_windows, window_batches
 from lightning_har.errors import ConfigError, DecodeError
 from lightning_har.modules.base import ActionRecognizer
+from lightning_har.progress import RunProgress
 from lightning_har.run import quiet_lightning
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, Logits

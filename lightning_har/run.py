@@ -39,7 +39,6 @@ from lightning_har.callbacks import (
     DataClock,
     EarlyStopping,
     EpochLog,
-    RunProgress,
     SaveOnInterrupt,
     StayStopped,
     StepSeed,
@@ -48,6 +47,7 @@ from lightning_har.callbacks import (
 from lightning_har.errors import ConfigError, DataError, WeightsError
 from lightning_har.evaluate import measure, predictions_by_head, protocol, split_scores, write_run
 from lightning_har.modules.base import ActionRecognizer
+from lightning_har.progress import RunProgress
 from lightning_har.spec import Sampling
 from lightning_har.types import ClassNames
 

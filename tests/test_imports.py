@@ -7,6 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lightning_har"
 
+RUNNING = {"run", "arguments", "callbacks", "evaluate", "predict", "progress"}
 LAYERS = (
     {"_version", "_files", "errors"},
     {"_lightning", "spec", "types"},
@@ -14,11 +15,11 @@ LAYERS = (
     {"nets"},
     {"modules", "data"},
     {"bench", "edge", "viz", "hub"},
-    {"run", "arguments", "callbacks", "evaluate", "predict"},
+    RUNNING,
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-TOGETHER = {"run", "arguments", "callbacks", "evaluate", "predict", "spec", "types"}  # one room over several files
+TOGETHER = {*RUNNING, "spec", "types"}  # one room over several files
 OUTSIDE = {"zoo", "recipes", "benchmarks", "tests"}
 LIGHTNING_FREE = {"nets", "weights", "spec", "types", "errors"}
 LAZY = {"onnxruntime", "executorch", "cv2", "pytorchvideo", "matplotlib", "sklearn", "gradio", "mkdocs"}
