@@ -27,11 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from reference.bare_loop import train
 
-from lightning_har._lightning import Callback, Trainer, pl
+from lightning_har._lightning import Callback, Trainer, pl, quiet_lightning
 from lightning_har.bench.report import commit, hardware, versions
 from lightning_har.callbacks import CountUnread, DataClock, EpochLog, SaveOnInterrupt, StopOnNaN
 from lightning_har.modules.cnn_rnn import CNNRNNModule
-from lightning_har.run import quiet_lightning
 
 RESULTS = Path(__file__).resolve().parent / "results" / "overhead.csv"
 

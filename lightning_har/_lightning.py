@@ -1,4 +1,4 @@
-"""Which of Lightning's two names to build on.
+"""Which of Lightning's two names to build on, and how it is called: quiet, refusing clearly, open to Ctrl-C.
 
 ``pytorch_lightning.Trainer`` refuses a ``lightning.pytorch`` module and the reverse, so ours must derive from
 the package whose Trainer the user will call. ``LIGHTNING_HAR_BASE`` ("pytorch_lightning" or "lightning")
@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +62,7 @@ __all__ = [
     "interruptible",
     "make_trainer",
     "pl",
+    "quiet_lightning",
 ]
 
 
@@ -100,3 +103,31 @@ def interruptible(trainer: Any) -> Iterator[None]:
             raise
         signal.signal(signal.SIGINT, handler)
         raise KeyboardInterrupt from None
+
+
+_ANSWERED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*number of training batches .* smaller than the logging.*",
+    ".*dirpath has changed.*",
+    ".*LeafSpec.* is deprecated.*",
+    ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
+)
+
+
+@contextlib.contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's notes on what it found and what it sells; its warnings stay, but for those we answer."""
+    names = (base_name, "lightning.pytorch", "lightning.fabric", "lightning_fabric")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for answered in _ANSWERED_WARNINGS:
+            warnings.filterwarnings("ignore", message=answered)
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

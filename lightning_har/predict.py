@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_har._lightning import Trainer, interruptible
+from lightning_har._lightning import Trainer, interruptible, quiet_lightning
 from lightning_har.data.datamodule import EVAL_SAMPLING
 from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.folder import VideoFilesDataModule
@@ -22,7 +22,6 @@ from lightning_har.data.windows import Window, merge_windows, sliding_windows, w
 from lightning_har.errors import ConfigError, DecodeError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.progress import RunProgress
-from lightning_har.run import quiet_lightning
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, Logits
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
-import logging
 import os
 import signal
 import sys
 import tempfile
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_har._lightning import base_name, interruptible, make_trainer, pl
+from lightning_har._lightning import interruptible, make_trainer, pl, quiet_lightning
 from lightning_har.arguments import Arguments, parse
 from lightning_har.bench.latency import measure_reading
 from lightning_har.bench.memory import PeakMemory, give_back
@@ -463,34 +461,6 @@ def _sigterm_is_ctrl_c(trainer: Any) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-_ANSWERED_WARNINGS = (
-    ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*number of training batches .* smaller than the logging.*",
-    ".*dirpath has changed.*",
-    ".*LeafSpec.* is deprecated.*",
-    ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
-)
-
-
-@contextlib.contextmanager
-def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's notes on what it found and what it sells; its warnings stay, but for those we answer."""
-    names = (base_name, "lightning.pytorch", "lightning.fabric", "lightning_fabric")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        for answered in _ANSWERED_WARNINGS:
-            warnings.filterwarnings("ignore", message=answered)
-        for logger in loggers:
-            logger.setLevel(logging.WARNING)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _forget_training(trainer: Any) -> None:

@@ -36,9 +36,9 @@ def main(args: argparse.Namespace) -> int:
     """Score, and print the table; 1 if some of the clips could not be read."""
     from rich.console import Console
 
+    from lightning_har._lightning import quiet_lightning
     from lightning_har.bench.report import results_table
     from lightning_har.evaluate import score_checkpoint
-    from lightning_har.run import quiet_lightning
 
     with quiet_lightning():
         report = score_checkpoint(
