@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import inspect
-import os
-import signal
 import sys
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lightning_har._lightning import interruptible, make_trainer, pl, quiet_lightning
+from lightning_har._lightning import make_trainer, pl, quiet_lightning
 from lightning_har.arguments import Arguments, parse
 from lightning_har.bench.latency import measure_reading
 from lightning_har.bench.memory import PeakMemory, give_back
@@ -42,10 +37,23 @@ from lightning_har.callbacks import (
     StepSeed,
     StopOnNaN,
 )
-from lightning_har.errors import ConfigError, DataError, WeightsError
+from lightning_har.errors import ConfigError
 from lightning_har.evaluate import measure, predictions_by_head, protocol, split_scores, write_run
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.progress import RunProgress
+from lightning_har.run_folder import (
+    BEST,
+    CONFIG,
+    LAST,
+    REPORT,
+    Notes,
+    default_folder,
+    find_place,
+    is_done,
+    is_first_process,
+    made,
+    resumable,
+)
 from lightning_har.spec import Sampling
 from lightning_har.types import ClassNames
 
@@ -100,7 +108,7 @@ def run(
             _say(one)
         return {}
     name = name or Path(sys.argv[0]).stem or "run"
-    default = _default_folder(name)
+    default = default_folder(name)
     planned: list[tuple[str, Arguments, Path, Path | None]] = []
     reports: dict[str, Report] = {}
     with tempfile.TemporaryDirectory(prefix="lightning-har-smoke-") as smoke_folder, quiet_lightning():
@@ -118,22 +126,16 @@ def run(
                 smoke_folder=Path(smoke_folder),
             )
             if args.variant in (None, "", variant):
-                place, checkpoint = _place(args, default, variant)
-                if _is_done(args, place):
+                place, checkpoint = find_place(args, default, variant)
+                if is_done(args, place):
                     reports[variant or name] = read_report(place / REPORT)
-                    if _is_first_process():
+                    if is_first_process():
                         _say(f"{place}: done before; `lightning-har test` scores it again")
                 elif args.resume is None or checkpoint or (place / CONFIG).is_file():
                     _check_trainer(args)
                     planned.append((variant, args, place, checkpoint))
-        # All are noted before the first is trained: whoever resumes a stopped run finds those that wait.
-        made: list[Path] = []
-        for _, args, place, _ in planned if _is_first_process() else ():
-            made += [path for path in (place / CONFIG, place, *place.parents) if not path.exists()]
-            place.mkdir(parents=True, exist_ok=True)
-            (place / REPORT).unlink(missing_ok=True)  # of fewer epochs, which are now gone on with
-            (place / CONFIG).write_text(args.yaml)
-        try:
+        notes = Notes((place, args.yaml) for _, args, place, _ in planned)
+        with made([place for _, _, place, _ in planned] if is_first_process() else []):
             reports |= {
                 variant or name: _run_one(
                     args,
@@ -143,14 +145,11 @@ def run(
                     monitor=monitor,
                     extra_metrics=None if args.replaced else extra_metrics,  # theirs are the names of the recipe's data
                     whole=place.parent if variant else place,
+                    notes=notes,
                 )
                 for variant, args, place, checkpoint in planned
             }
-        except (ConfigError, DataError, WeightsError):
-            if made and all(path.name == CONFIG for _, _, place, _ in planned for path in place.iterdir()):
-                _remove(made)  # nothing has begun
-            raise
-    if _is_first_process():
+    if is_first_process():
         _print_results(reports)
     return reports
 
@@ -164,6 +163,7 @@ def _run_one(
     monitor: str | None,
     extra_metrics: ExtraMetrics | None,
     whole: Path,
+    notes: Notes,
 ) -> Report:
     pl.seed_everything(args.seed, workers=True, verbose=False)
     datamodule = args.data_class(**args.data)
@@ -174,7 +174,7 @@ def _run_one(
         _fake_flow(module, datamodule)
     if args.refit_all:
         _all_for_training(datamodule, module)
-    if _is_first_process():
+    if is_first_process():
         _say(f"{recipe}: writing to {folder}")
 
     clock, unread, outputs = DataClock(), CountUnread(), CollectOutputs()
@@ -182,14 +182,15 @@ def _run_one(
     log = EpochLog(folder / "metrics.csv", clock, unread, echo=not interactive)
     best, last = _checkpointing(folder, module, None if args.refit_all else monitor)
     # The log before the checkpoint: a process killed between the two goes on with every epoch's row.
-    callbacks: list[Any] = [log, best, last, StepSeed(args.seed), clock, unread, outputs]
+    callbacks: list[Any] = [notes, log, best, last, StepSeed(args.seed), clock, unread, outputs]
     callbacks += [StopOnNaN(), StayStopped(), SaveOnInterrupt(folder / LAST)]
     callbacks += [RunProgress(clock)] if interactive else []
     trainer = _build_trainer(args, folder, callbacks)
     device = trainer.strategy.root_device
 
-    with PeakMemory(device) as log.memory, _resumable(trainer, folder, whole):
+    with PeakMemory(device) as log.memory, resumable(trainer, folder, whole, notes):
         trainer.fit(module, datamodule=datamodule, ckpt_path=resume_from and str(resume_from))
+        notes.write()  # where nothing was left to train
     scores: dict[str, Any] = {}
     if best.best_model_path:
         state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
@@ -201,7 +202,7 @@ def _run_one(
     _forget_training(trainer)
     with PeakMemory(device) as test_memory:
         if "test" in datamodule.manifests:
-            with _resumable(trainer, folder, whole):
+            with resumable(trainer, folder, whole, notes):
                 trainer.test(module, datamodule=datamodule, verbose=False)
     if outputs.ids:
         measured = {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -210,7 +211,7 @@ def _run_one(
     if extra_metrics is not None:
         for head, predictions in heads.items():
             scores["test"][head].setdefault("video", {}).update(extra_metrics(predictions))
-    if outputs.failures and _is_first_process():
+    if outputs.failures and is_first_process():
         shown = "; ".join(f"{f.path}: {f.reason}" for f in outputs.failures[:3])
         shown += "; ..." if len(outputs.failures) > 3 else ""
         covered = f"the scores cover the other {len(outputs.ids)}"
@@ -243,82 +244,9 @@ def _run_one(
 
 # -- before training ---------------------------------------------------------------------------------------
 
-BEST, LAST, CONFIG, REPORT = "best.ckpt", "last.ckpt", "config.yaml", "report.json"
-
-
-def _default_folder(name: str) -> Path:
-    # The processes that a Trainer starts for further devices call the script again, later.
-    started = os.environ.get("LIGHTNING_HAR_STARTED") if not _is_first_process() else None
-    started = started or time.strftime("%Y-%m-%d_%H-%M-%S")
-    os.environ["LIGHTNING_HAR_STARTED"] = started
-    return Path("runs") / name / started
-
 
 def _say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
-
-
-def _is_first_process() -> bool:
-    return int(os.environ.get("LOCAL_RANK", 0)) == 0 and int(os.environ.get("NODE_RANK", 0)) == 0
-
-
-def _remove(paths: Sequence[Path]) -> None:
-    """Files, then the folders that are empty without them."""
-    for path in (p for p in paths if not p.is_dir()):
-        path.unlink()
-    for path in sorted((p for p in paths if p.is_dir()), key=lambda p: len(p.parts), reverse=True):
-        with contextlib.suppress(OSError):
-            path.rmdir()
-
-
-def _place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path | None]:
-    """The run's folder, and the checkpoint to go on from."""
-    resume = args.resume
-    if resume is None:
-        folder = (args.out or default) / variant
-        if _is_first_process() and any((folder / name).exists() for name in (LAST, REPORT)):
-            raise ConfigError(f"{folder} already holds a run; give another --out, or --resume {folder}")
-        return folder, None
-    if not resume.exists():
-        raise ConfigError(f"nothing to resume: {resume} does not exist")
-    if resume.is_file():
-        source, checkpoint = resume.parent, resume
-    else:
-        source = resume / variant if resume.name != variant else resume
-        checkpoint = source / LAST
-    if args.out is not None and (args.out / variant).resolve() != source.resolve():
-        raise ConfigError(f"--resume goes on in {source}, where the best epoch so far is; leave out --out {args.out}")
-    if not checkpoint.is_file():
-        if variant:  # stopped before this variant's turn
-            return source, None
-        raise ConfigError(f"nothing to resume: {resume} has no {LAST}")
-    if checkpoint.name == BEST:
-        raise ConfigError(f"{checkpoint} holds weights only; resume from {checkpoint.with_name(LAST)}")
-    _check_resumable(checkpoint)
-    return source, checkpoint
-
-
-def _check_resumable(checkpoint: Path) -> None:
-    """Before the report of the run that it is in is removed."""
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # any file may have been named, or one be damaged: torch stumbles in many ways
-        raise ConfigError(
-            f"nothing to resume: {checkpoint} is no checkpoint, or is damaged; give a run's folder, or its {LAST}"
-        ) from error
-    if not isinstance(state, dict) or "optimizer_states" not in state:
-        raise ConfigError(f"{checkpoint} holds weights only; resume from a run's {LAST}")
-
-
-def _is_done(args: Arguments, folder: Path) -> bool:
-    """Whether the folder that is to be resumed holds the report of a run with just these arguments."""
-    import yaml
-
-    if args.resume is None or not args.resume.is_dir() or not (folder / REPORT).is_file():
-        return False
-    # As values: a union of int and float may parse 2 as 2.0, by which of its two orders Python met first.
-    kept = folder / CONFIG
-    return kept.is_file() and bool(yaml.safe_load(kept.read_text()) == yaml.safe_load(args.yaml))
 
 
 def _build_module(args: Arguments, datamodule: Any, *, fetch: bool) -> ActionRecognizer:
@@ -431,36 +359,6 @@ def _listed(callbacks: Any) -> list[Any]:
 
 
 # -- training and testing ----------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _resumable(trainer: Any, folder: Path, whole: Path) -> Iterator[None]:
-    """Ctrl-C, or SIGTERM, says how to go on: with the whole run, the variants that wait included."""
-    try:
-        with _sigterm_is_ctrl_c(trainer), interruptible(trainer):
-            yield
-    except KeyboardInterrupt:
-        if (folder / LAST).is_file():
-            raise KeyboardInterrupt(f"\nstopped; go on with: --resume {whole}") from None
-        raise KeyboardInterrupt("\nstopped before the first step; nothing to resume") from None
-
-
-@contextlib.contextmanager
-def _sigterm_is_ctrl_c(trainer: Any) -> Iterator[None]:
-    """What a scheduler, ``docker stop`` and our benchmark send writes a checkpoint too, and writes it in peace."""
-    if threading.current_thread() is not threading.main_thread():  # no other may set a handler
-        yield
-        return
-
-    def stop(*_: Any) -> None:
-        if not trainer.interrupted:
-            raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _forget_training(trainer: Any) -> None:

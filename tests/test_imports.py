@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "lightning_har"
 
-RUNNING = {"run", "arguments", "callbacks", "evaluate", "predict", "progress"}
+RUNNING = {"run", "arguments", "callbacks", "evaluate", "predict", "progress", "run_folder"}
 LAYERS = (
     {"_version", "_files", "errors"},
     {"_lightning", "spec", "types"},
