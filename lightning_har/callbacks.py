@@ -20,6 +20,8 @@ from lightning_har.types import Batch, Failure, Video
 
 EarlyStopping = pl.callbacks.EarlyStopping
 """Lightning's own, of whichever of its two packages is in use."""
+EarlyStoppingReason = pl.callbacks.early_stopping.EarlyStoppingReason
+"""Why it has stopped, likewise."""
 
 
 class DataClock(Callback):  # type: ignore[misc]
@@ -262,8 +264,12 @@ class StayStopped(Callback):  # type: ignore[misc]
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Look at the callbacks, whose states are restored by now."""
-        if any(isinstance(one, EarlyStopping) and one.stopped_epoch > 0 for one in trainer.callbacks):
-            trainer.should_stop = True
+        trainer.should_stop |= any(
+            # By the epoch alone, a stop in the first, of number 0, looks like none.
+            one.stopped_epoch > 0 or one.stopping_reason is not EarlyStoppingReason.NOT_STOPPED
+            for one in trainer.callbacks
+            if isinstance(one, EarlyStopping)
+        )
 
 
 class SaveOnInterrupt(Callback):  # type: ignore[misc]

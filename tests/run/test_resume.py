@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import contents
+from small_runs import Interrupt, InterruptTest, contents, rows
 
 from lightning_har._lightning import Callback
+from lightning_har.callbacks import EarlyStopping
 from lightning_har.errors import ConfigError, HarError
 
 
@@ -61,3 +62,22 @@ def test_what_fails_in_its_first_batch_says_how_it_was_called(call: Any, tmp_pat
     with pytest.raises(RuntimeError, match="out of memory"):
         call(trainer={"max_epochs": 1, "num_sanity_val_steps": 1, "callbacks": [Fail()]})
     assert set(contents(tmp_path / "run")) == {"config.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("threshold", "interrupt", "epochs"),
+    [
+        pytest.param(1e9, InterruptTest(), 1, id="it had stopped"),
+        pytest.param(None, Interrupt(6), 3, id="it had not"),
+    ],
+)
+def test_a_run_that_early_stopping_ended_at_once_is_not_gone_on_with(
+    call: Any, tmp_path: Path, threshold: float | None, interrupt: Callback, epochs: int
+) -> None:
+    """Lightning notes the number of the epoch, which is 0 then, as where nothing has stopped."""
+    trainer = {"max_epochs": 3, "num_sanity_val_steps": 0}
+    early = EarlyStopping("val_loss", patience=9, stopping_threshold=threshold)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        call(trainer={**trainer, "callbacks": [early, interrupt]})
+    call("--resume", str(tmp_path / "run"), out="", trainer={**trainer, "callbacks": [early]})
+    assert len(rows(tmp_path / "run" / "metrics.csv")) == epochs
