@@ -127,8 +127,7 @@ def parse(
         data_class, data_keywords = _replace(on, data_keywords)
         accepted = _parameters(data_class)
         overrides = {k: v for k, v in overrides.items() if not k.startswith("data.") or k.split(".")[1] in accepted}
-    parameters = _parameters(data_class)
-    if "split" in parameters and "fold" not in parameters:  # the folds of official data are called splits
+    if fold_keyword(data_class) == "split":
         argv = [re.sub(r"^--data\.fold(?==|$)", "--data.split", argument) for argument in argv]
     fixed = {name: module_keywords.pop(name) for name in ("num_classes",) if name in module_keywords}
     objects = {name: trainer[name] for name in _OURS if name in trainer}
@@ -234,6 +233,12 @@ def _replace(on: str, keywords: Mapping[str, Any]) -> tuple[type, dict[str, Any]
     data_class, given = split_partial(data_factory(on), "data")
     common = set(inspect.signature(ActionDataModule.__init__).parameters) - {"self", "spec"}
     return data_class, {k: v for k, v in keywords.items() if k in common} | given
+
+
+def fold_keyword(data_class: type) -> str | None:
+    """The argument of a data module that chooses its fold: official data calls its folds splits. None without folds."""
+    taken = _parameters(data_class)
+    return next((name for name in ("fold", "split") if name in taken), None)
 
 
 def _parameters(cls: type) -> set[str]:

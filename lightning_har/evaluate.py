@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning_har._lightning import interruptible, make_trainer
+from lightning_har.arguments import fold_keyword, split_partial
 from lightning_har.bench.cost import Cost, count_macs, count_parameters, example_video, select
 from lightning_har.bench.latency import Latency, measure_latency, measure_reading
 from lightning_har.bench.memory import PeakMemory
@@ -159,8 +159,8 @@ def score_checkpoint(
         trainer: Arguments of Lightning's Trainer.
 
     Raises:
-        ConfigError: The data's classes are not the checkpoint's, it has no test clips, or the Trainer refuses its
-            arguments.
+        ConfigError: The data's classes are not the checkpoint's, it has no test clips or no such fold, or the Trainer
+            refuses its arguments.
         WeightsError: There is no such checkpoint.
     """
     outputs = CollectOutputs()
@@ -171,8 +171,10 @@ def score_checkpoint(
     factory = data_factory(data)
     keywords: dict[str, Any] = {"batch_size": batch_size, "num_workers": num_workers, "flow_root": flow_root}
     if fold is not None:
-        official = "split" in inspect.signature(factory.func).parameters
-        keywords |= {"split": int(fold)} if official and fold.isdigit() else {"fold": fold}
+        keyword = fold_keyword(split_partial(factory, "data")[0])
+        if keyword is None:
+            raise ConfigError(f"{data} has no folds to choose from; leave out --fold")
+        keywords[keyword] = int(fold) if keyword == "split" and fold.isdigit() else fold
     datamodule = factory(**keywords)
     module = load_model(checkpoint)
     if module.class_names is not None and same_classes(module.class_names, datamodule.class_names):

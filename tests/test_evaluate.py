@@ -14,6 +14,8 @@ from lightning_har.cli.main import main
 from lightning_har.data.fake import write_fake_folder
 from lightning_har.data.flow import cache_flow
 from lightning_har.data.folder import VideoFolderDataModule
+from lightning_har.data.hmdb51 import HMDB51DataModule
+from lightning_har.data.kinetics import KineticsDataModule
 from lightning_har.errors import ConfigError
 from lightning_har.evaluate import score_checkpoint
 from lightning_har.modules.cnn_rnn import CNNRNNModule
@@ -67,6 +69,17 @@ def test_other_classes_are_refused(tmp_path: Path) -> None:
     write_fake_folder(tmp_path / "clips", clips=3)
     with pytest.raises(ConfigError, match=r"(?s)the classes differ.*jump.*clap"):
         score_checkpoint(checkpoint(tmp_path, ("wave", "jump")), str(tmp_path / "clips"), tmp_path / "out")
+
+
+def test_the_fold_goes_by_the_name_that_the_data_has_for_it(tmp_path: Path) -> None:
+    HMDB51DataModule.fake(tmp_path / "hmdb51")
+    model = checkpoint(tmp_path, ("clap", "wave"))
+    for fold, told in (("2", "the classes differ"), ("a", "split is 'a'")):
+        with pytest.raises(ConfigError, match=told):
+            score_checkpoint(model, f"hmdb51:{tmp_path / 'hmdb51'}", tmp_path / "out", fold=fold)
+    KineticsDataModule.fake(tmp_path / "kinetics")
+    with pytest.raises(ConfigError, match="no folds to choose from; leave out --fold"):
+        score_checkpoint(model, f"kinetics:{tmp_path / 'kinetics'}", tmp_path / "out", fold="1")
 
 
 def test_a_model_on_flow_is_scored_with_the_stored_flow_and_says_so_of_mere_files(
