@@ -9,7 +9,7 @@ from typing import Any
 
 from lightning_har._lightning import interruptible, make_trainer
 from lightning_har.arguments import fold_keyword, split_partial
-from lightning_har.bench.cost import Cost, count_macs, count_parameters, example_video, select
+from lightning_har.bench.cost import Cost, count_macs, example_video, select
 from lightning_har.bench.latency import Latency, measure_latency, measure_reading
 from lightning_har.bench.memory import PeakMemory
 from lightning_har.bench.predictions import Predictions, write_classification_report, write_predictions
@@ -21,6 +21,7 @@ from lightning_har.data.named import data_factory
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.modules.pretrained import load_model, weights_of
+from lightning_har.nets.size import count_parameters
 from lightning_har.progress import RunProgress
 from lightning_har.types import ClassNames
 from lightning_har.viz.confusion import save_confusion_matrix

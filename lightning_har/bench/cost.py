@@ -1,4 +1,4 @@
-"""What a network costs before it runs: parameters and multiply-adds."""
+"""What a network costs before it runs, and the clips that this is counted on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_har.nets.backbones.mobilenetv2_quant import QuantizedConv2d
 from lightning_har.spec import InputSpec
 from lightning_har.types import Video
 
@@ -65,21 +64,6 @@ def move(video: Video, device: torch.device) -> Video:
 def device_of(module: nn.Module) -> torch.device:
     """Where its parameters are; the CPU for a module without any."""
     return next((p.device for p in module.parameters()), torch.device("cpu"))
-
-
-def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """All parameters and the trainable ones; a shared one counts once.
-
-    The integer weights and biases of a quantized network count as frozen ones, though PyTorch keeps them as buffers;
-    those of the ImageNet classifier that it carries too.
-
-    Returns:
-        (all, with ``requires_grad``).
-    """
-    parameters = list(module.parameters())
-    quantized = [m for m in module.modules() if isinstance(m, QuantizedConv2d)]
-    parameters_and_codes = [*parameters, *(t for m in quantized for t in (m.weight, m.bias))]
-    return sum(p.numel() for p in parameters_and_codes), sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def count_macs(module: nn.Module, video: Video) -> int:

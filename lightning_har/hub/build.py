@@ -20,6 +20,7 @@ from lightning_har.errors import WeightsError
 from lightning_har.hub.convert import converter
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.modules.pretrained import load, save
+from lightning_har.nets.size import count_parameters
 from lightning_har.spec import InputSpec
 from lightning_har.types import Video
 from lightning_har.weights.card import Card, Protocol, Result, Upstream, read_card
@@ -124,7 +125,7 @@ def _write(module: ActionRecognizer, card: Card, out: Path) -> Card:
         )
     module.eval()
     golden = golden_outputs(module)
-    count = sum(p.numel() for p in module.net.parameters())
+    count, _ = count_parameters(module.net)
     if card.parameters not in (None, count):
         raise WeightsError(f"{card.name} has {count:,} parameters; its card says {card.parameters:,}: not this network")
     if card.golden:

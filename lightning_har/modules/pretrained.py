@@ -24,6 +24,7 @@ from lightning_har._version import __version__
 from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.modules import load_checkpoint
 from lightning_har.modules.base import ActionRecognizer
+from lightning_har.nets.size import count_parameters
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import NumClasses, to_class_names
 from lightning_har.weights.card import LIBRARY, Card, render
@@ -70,7 +71,7 @@ def save(module: ActionRecognizer, folder: str | Path, card: Card | None = None,
         card = card or Card(name=_card_name(folder.resolve().name))
         card = replace(
             card,
-            parameters=sum(p.numel() for p in module.net.parameters()),
+            parameters=count_parameters(module.net)[0],
             sha256={**config["sha256"], CONFIG: digests(folder / CONFIG).sha256},
         )
         _write(folder / README, render(card))

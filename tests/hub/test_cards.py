@@ -14,6 +14,7 @@ import lightning_har as har
 from lightning_har.errors import ConfigError
 from lightning_har.hub.convert import converter
 from lightning_har.hub.index import index, load_cards, summary
+from lightning_har.nets.size import count_parameters
 from lightning_har.weights.card import STATUSES, Card, Protocol, Result, Upstream, read_card, render
 
 ZOO = Path(__file__).resolve().parents[2] / "zoo"
@@ -89,6 +90,12 @@ def test_pins_are_upstreams():
             assert card.license == told["license"]
 
 
+def study_e():
+    return har.CNNRNNModule(
+        101, "mobilenetv2_quant", "gru", hidden=1280, reset="before", head_width=512, pretrained=False
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "build"),
     [
@@ -104,17 +111,16 @@ def test_pins_are_upstreams():
                 12, "mobilenetv2_050", "gru", cut_after="blocks.4", hidden=128, batch_norm=False, pretrained=False
             ),
         ),
-        pytest.param(
-            "mobilenetv2-gru-ucf101",
-            lambda: har.CNNRNNModule(
-                101, "mobilenetv2_quant", "gru", hidden=1280, reset="before", head_width=512, pretrained=False
-            ),
-            marks=pytest.mark.slow,
+        (
+            "mobilenetv2-quantized-imagenet",
+            lambda: har.CNNRNNModule(1001, "mobilenetv2_quant", "avg", pretrained=False),
         ),
+        pytest.param("mobilenetv2-gru-ucf101", study_e, marks=pytest.mark.slow),
+        pytest.param("mobilenetv2-gru-ucf101-int8", study_e, marks=pytest.mark.slow),
     ],
 )
 def test_counted_parameters(name, build):
-    assert CARDS[name].parameters == sum(p.numel() for p in build().net.parameters())
+    assert CARDS[name].parameters == count_parameters(build().net)[0]
 
 
 def test_readme_is_rendered_from_the_record_and_read_back(tmp_path):

@@ -359,6 +359,12 @@ def test_what_is_written(tmp_path):
     assert card.sha256 == {n: digests(path / n).sha256 for n in (WEIGHTS, CONFIG)}
 
 
+def test_the_card_counts_integer_weights_too(tmp_path):
+    folder = MODULES["quantized"]().save_pretrained(tmp_path / "q")
+    of_features, of_their_classifier, of_the_head = 2_206_816, 1280 * 1001 + 1001, 1280 * 3 + 3
+    assert read_card(folder / README).parameters == of_features + of_their_classifier + of_the_head
+
+
 def test_weights_are_prepared_by_their_modules_hooks(tmp_path):
     """Reading in place passes load_state_dict by; its hooks must run all the same."""
     module = MODULES["quantized"]()
