@@ -77,6 +77,11 @@ def compare(a: Sequence[Row], b: Sequence[Row], name_a: str, name_b: str) -> Com
     hardware = {json.dumps(r["identity"]["hardware"], sort_keys=True) for pair in pairs for r in pair if r["identity"]}
     if len(hardware) > 1:
         remarks.append("the runs were not all on one machine: times and memory do not compare")
+    if unlike := _unlike(pairs):
+        remarks.append(
+            f"{name_a} and {name_b} were not run alike ({unlike}): times and memory do not compare, and scores may "
+            "differ for that alone"
+        )
     found = dict.fromkeys(k for pair in pairs for row in pair for k in row["values"])
     ordered = [k for k in (*SCORES, *COSTS) if k in found] + [k for k in found if k not in (*SCORES, *COSTS)]
     metrics = {}
@@ -133,6 +138,19 @@ def _check_pairs(pairs: Sequence[tuple[Row, Row]], name_a: str, name_b: str) -> 
         if classes[0] != classes[1] and all(classes):
             told = [", ".join(name for _, name in one) for one in classes]
             raise ConfigError(f"the classes differ.\n{name_a}: {told[0]}\n{name_b}: {told[1]}")
+
+
+def _unlike(pairs: Sequence[tuple[Row, Row]]) -> str:
+    """Settings of a run, no matter of the model, in which a pair differs: "batch size 8 against 4"; "" for none."""
+    names = {"batch_size": "batch size", "precision": "precision", "num_workers": "worker processes"}
+    found: dict[str, None] = {}
+    for pair in pairs:
+        protocols = [row["identity"]["protocol"] if row["identity"] else {} for row in pair]
+        for key, name in names.items():
+            x, y = (protocol.get(key) for protocol in protocols)  # of which older reports do not speak
+            if x is not None and y is not None and x != y:
+                found[f"{name} {x} against {y}"] = None
+    return ", ".join(found)
 
 
 def _metric(numbers: Sequence[tuple[float, float, _Key]], by_fold: bool) -> dict[str, float | None]:
