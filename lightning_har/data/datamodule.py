@@ -47,13 +47,13 @@ class ActionDataModule(LightningDataModule):
         balanced_sampling: Train on each class equally often, however many videos it has; an epoch's length stays. For
             data with one head.
         val_fraction: Share of the training data that becomes the validation split where none is given.
-        seed: Of splits, order and augmentation.
+        seed: Of splits; of order and augmentation too, together with ``run_seed``.
 
     Attributes:
         coverage: By split, clips of an official list and those of them that are here. After first use, of data that
             need not be whole; else empty.
-        run_seed: Added to ``seed`` for order and augmentation, not for splits: the run's, so that runs of several seeds
-            differ in what they draw, and not in what they are scored on.
+        run_seed: The run's, which order and augmentation are drawn by beside ``seed``, and splits are not: runs of
+            several seeds differ in what they draw, and not in what they are scored on.
     """
 
     def __init__(
@@ -213,8 +213,13 @@ class ActionDataModule(LightningDataModule):
             {m: samplings[m] for m in specs},
             {m: self.opener(manifest, m) for m in specs},
             on_error=self.on_error,
-            seed=self.seed + self.run_seed,
+            seed=self.draw_seed,
         )
+
+    @property
+    def draw_seed(self) -> int:
+        """Of order and augmentation; far apart, since a sampler adds the epoch: no run is another's next epoch."""
+        return self.seed + 1_000_003 * self.run_seed
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled training batches."""

@@ -296,7 +296,7 @@ class FeatureDataModule(ActionDataModule):
             dim,
             frames,
             on_error=self.on_error,
-            seed=self.seed + self.run_seed,
+            seed=self.draw_seed,
         )
 
     @property
