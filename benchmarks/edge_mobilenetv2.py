@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_har.data.decode import open_video
-from lightning_har.edge.export import _write_onnx
 from lightning_har.edge.graphs import Graph, Normalize
 from lightning_har.edge.quantize_onnx import quantize_onnx
 from lightning_har.edge.rounding import round_and_correct_bias
 from lightning_har.edge.runtime import open_graph
+from lightning_har.edge.writers import write_onnx
 from lightning_har.spec import InputSpec
 from lightning_har.weights.mobilenetv2_tflite import NUM_CLASSES, TIMM_ARGUMENTS, input_range, mobilenetv2_state_dict
 
@@ -102,11 +102,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         float_path, int8_path = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         example = torch.from_numpy(fit[:1])
-        _write_onnx(Graph("frame", net, {"frame": example}, ("logits",), lambda clip: iter(())), float_path, None)
+        write_onnx(Graph("frame", net, {"frame": example}, ("logits",), lambda clip: iter(())), float_path)
         rounded, inputs = copy.deepcopy(net), [(torch.from_numpy(x[None]),) for x in fit]
         round_and_correct_bias(rounded, inputs)
         source = Path(folder) / "rounded.onnx"
-        _write_onnx(Graph("frame", rounded, {"frame": example}, ("logits",), lambda clip: iter(())), source, None)
+        write_onnx(Graph("frame", rounded, {"frame": example}, ("logits",), lambda clip: iter(())), source)
         quantize_onnx(source, int8_path, inputs)
         sizes = {"ort float": float_path.stat().st_size, "ort int8": int8_path.stat().st_size}
         graphs = {"ort float": open_graph(float_path, args.threads), "ort int8": open_graph(int8_path, args.threads)}

@@ -62,6 +62,35 @@ def clips(count: int = 4, seed: int = 0, classes: int = 4, frames: int = FRAMES,
     }
 
 
+def batches() -> list[dict]:
+    """To calibrate on, and to check."""
+    return [clips(4, seed=s) for s in range(3)]
+
+
+class Tail(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+def of_features(tail=None, temporal="avg", **kwargs):
+    """A network that is traced in no time, with something behind its head."""
+    torch.manual_seed(0)
+    module = CNNRNNModule(4, backbone=None, feature_dim=8, temporal=temporal, hidden=8, **kwargs).eval()
+    if tail is not None:
+        module.net.head = nn.Sequential(module.net.head, Tail(tail))
+    return module
+
+
+def features(count=4, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    video = torch.randn(count, 25, 8, generator=generator)
+    return {"video": video, "label": torch.arange(count) % 4, "id": list(map(str, range(count)))}
+
+
 def write_video(path: Path, frames: np.ndarray, fps: int = 25) -> Path:
     """(T, H, W, 3) uint8 to a file, all but lossless."""
     import av

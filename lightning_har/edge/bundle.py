@@ -17,9 +17,10 @@ import numpy as np
 
 import lightning_har
 from lightning_har.edge.calibration import Calibration
-from lightning_har.edge.export import ExportReport, Format, default_kind, export
-from lightning_har.edge.graphs import Kind, head_names
+from lightning_har.edge.export import ExportReport, export
+from lightning_har.edge.graphs import Kind, default_kind, head_names
 from lightning_har.edge.runtime import CAPTION, FORMAT_VERSION, MANIFEST, digest_of, sha256
+from lightning_har.edge.writers import Format
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.spec import InputSpec, Sampling

@@ -1,0 +1,118 @@
+"""The clips that calibrate: which are taken, which are left to check, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from edge_models import batches, clips, cnn_rnn, tsn
+
+from lightning_har.edge.export import export
+from lightning_har.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("calibration", "words"),
+    [
+        (None, "calibration data"),
+        ([], "no clips"),
+        ([clips(4, classes=1)], "one class"),
+        ([{**clips(4), "video": clips(4)["video"].float() * float("nan")}], "NaN"),
+        ([{k: v for k, v in clips(4).items() if k != "label"}], "labels"),
+    ],
+    ids=["none", "empty", "one class", "nan", "unlabelled"],
+)
+def test_unfit_calibration_is_refused(tmp_path, calibration, words):
+    with pytest.raises(ConfigError, match=words):
+        export(cnn_rnn("avg"), tmp_path, int8=True, calibration=calibration)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_with_nan_is_refused(tmp_path):
+    module = cnn_rnn("avg")
+    with torch.no_grad():
+        module.net.backbone.net.conv1[0].weight[0] = torch.nan
+    with pytest.raises(ConfigError, match="NaN"):
+        export(module, tmp_path, int8=True, calibration=batches())
+
+
+def test_clips_that_check_are_not_those_that_calibrate(tmp_path):
+    from lightning_har.edge.calibration import collect
+
+    taken = collect(cnn_rnn("avg"), [clips(4, seed=s) for s in range(3)], max_clips=4)
+    assert taken.held_out
+    fit = {x.numpy().tobytes() for x in taken.fit}
+    assert not fit & {x.numpy().tobytes() for x in taken.check}
+
+
+def test_labels_that_alternate_are_parted_within_each_class():
+    """Every second clip of all would be one class of two, or half the classes of many."""
+    from lightning_har.edge.calibration import collect
+
+    def numbered(labels):
+        video = torch.arange(len(labels), dtype=torch.uint8).view(-1, 1, 1, 1, 1).expand(-1, 3, 1, 2, 2)
+        return [{"video": video, "label": torch.tensor(labels), "id": list(map(str, labels))}]
+
+    def numbers(clips):
+        return [int(x.flatten()[0]) for x in clips]
+
+    two = collect(cnn_rnn("avg"), numbered([0, 1, 0, 1, 0, 1, 0, 1]), max_clips=4)
+    assert numbers(two.fit) == [0, 1, 4, 5]
+    assert numbers(two.check) == [2, 3, 6, 7]
+    many = collect(cnn_rnn("avg"), numbered([0, 1, 2, 3] * 2), max_clips=4)
+    assert numbers(many.fit) == [0, 1, 2, 3]
+    assert numbers(many.check) == [4, 5, 6, 7]
+    once = collect(cnn_rnn("avg"), numbered(list(range(6))), max_clips=4)
+    assert numbers(once.fit) == list(range(6))
+    assert not once.held_out
+
+
+def test_clips_that_check_are_of_all_classes_though_the_data_is_sorted():
+    from lightning_har.edge.calibration import collect
+
+    class Clips(torch.utils.data.Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            return {"video": torch.full((3, 1, 2, 2), i // 10, dtype=torch.uint8), "label": i // 10, "id": str(i)}
+
+    class Sorted:
+        def prepare_data(self):
+            pass
+
+        def setup(self, stage):
+            pass
+
+        def train_dataloader(self):
+            return torch.utils.data.DataLoader(Clips(), 4, shuffle=True)
+
+        def val_dataloader(self):
+            return torch.utils.data.DataLoader(Clips(), 4)
+
+    taken = collect(cnn_rnn("avg"), Sorted(), max_clips=8)
+    assert [int(x.flatten()[0]) for x in taken.check] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_calibration_samples_as_the_bundle_will(tmp_path):
+    from dataclasses import replace
+
+    from edge_models import write_video
+
+    from lightning_har.data.folder import VideoFolderDataModule
+    from lightning_har.edge.calibration import collect
+    from lightning_har.spec import Sampling
+
+    batch = clips(8)
+    for i, video in enumerate(batch["video"]):
+        (tmp_path / "abcd"[i % 4]).mkdir(exist_ok=True)
+        write_video(tmp_path / "abcd"[i % 4] / f"{i}.mp4", video.permute(1, 2, 3, 0).numpy())
+    module = tsn()
+    module.eval_sampling = replace(module.eval_sampling, num_clips=10, crop="three")  # the runner takes one view
+    data = VideoFolderDataModule(tmp_path, batch_size=1, num_workers=0)
+    collect(module, data)
+    assert data.train_sampling == module.train_sampling
+    assert data.eval_sampling == replace(module.eval_sampling, num_clips=1, crop="center")
+    own = Sampling("dense", crop="full")
+    given = VideoFolderDataModule(tmp_path, train_sampling=own, eval_sampling=own, batch_size=1, num_workers=0)
+    collect(module, given)
+    assert given.train_sampling == given.eval_sampling == own

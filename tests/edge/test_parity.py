@@ -1,0 +1,103 @@
+"""Compared with PyTorch before it is believed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from edge_models import FRAMES, cnn_rnn, features, of_features
+
+from lightning_har.edge import parity
+from lightning_har.edge.calibration import Clips
+from lightning_har.edge.export import export
+from lightning_har.edge.graphs import build_graphs
+from lightning_har.edge.parity import compare
+from lightning_har.edge.runtime import open_graph
+from lightning_har.edge.writers import write_onnx
+from lightning_har.errors import ConfigError
+
+
+def answers(monkeypatch, change):
+    """Exported graphs that answer as PyTorch does, but for what ``change(inputs, outputs, call)`` makes of it."""
+    calls = []
+
+    def opened(path, threads=1):
+        run = open_graph(path, threads)
+
+        def call(inputs):
+            calls.append(inputs)
+            return change(inputs, run(inputs), len(calls))
+
+        return call
+
+    monkeypatch.setattr(parity, "open_graph", opened)
+    return calls
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_nan_in_any_clip_is_no_success(tmp_path, monkeypatch, number):
+    answers(monkeypatch, lambda inputs, out, call: [x * np.nan if call == number else x for x in out])
+    with pytest.raises(ConfigError, match="NaN"):
+        export(of_features(), tmp_path)
+
+
+def test_the_clips_that_compare_are_several_and_not_the_traced_one(tmp_path, monkeypatch):
+    calls = answers(monkeypatch, lambda inputs, out, call: out)
+    module = of_features()
+    report = export(module, tmp_path)
+    (traced,) = build_graphs(module, "clip")[0].inputs.values()
+    seen = {x.tobytes() for (x,) in calls} | {traced.numpy().tobytes()}
+    assert report.clips == 2
+    assert len(seen) == 3
+    assert "allowed: 1e-04, times the greatest logit where that is over 1" in str(report)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("axis", [0, 1], ids=["batch", "time"])
+def test_each_open_axis_is_tried_at_another_size(tmp_path, monkeypatch, axis, int8):
+    """A graph that is right as it was traced, and wrong where the axis is longer."""
+    traced = (1, 25)[axis]
+    spoil = np.nan if int8 else 1.01
+    answers(monkeypatch, lambda inputs, out, call: [x * (spoil if inputs[0].shape[axis] != traced else 1) for x in out])
+    calibration = [features(seed=s) for s in range(2)] if int8 else None
+    with pytest.raises(ConfigError, match="NaN" if int8 else "differ"):
+        export(of_features(), tmp_path, int8=int8, calibration=calibration, dynamic=("batch", "time")[axis : axis + 1])
+
+
+def test_an_axis_that_is_open_in_name_only_is_told(tmp_path, monkeypatch):
+    def refuse(inputs, out, call):
+        if len(inputs[0]) > 1:
+            raise RuntimeError("Got invalid dimensions")
+        return out
+
+    answers(monkeypatch, refuse)
+    with pytest.raises(ConfigError, match=r"does not take a batch of 3.*Got invalid dimensions"):
+        export(of_features(), tmp_path, dynamic=("batch",))
+
+
+@pytest.mark.slow
+def test_frames_and_head_take_batches_where_these_are_open(tmp_path, monkeypatch):
+    calls = answers(monkeypatch, lambda inputs, out, call: out)
+    export(cnn_rnn("gru"), tmp_path, kind="frames", dynamic=("batch",))
+    assert [inputs[0].shape[0] for inputs in calls[-FRAMES - 1 :]] == [3] * (FRAMES + 1)
+    assert calls[-1][0].shape[1] == FRAMES
+
+
+def test_agreement_counts_the_clips_with_the_same_label(tmp_path, monkeypatch):
+    answers(monkeypatch, lambda inputs, out, call: [-x if call % 2 else x for x in out])
+    module = of_features()
+    write_onnx(*build_graphs(module, "clip"), tmp_path / "model.onnx")
+    videos = [x[None] for x in features(8)["video"]]
+    shown = Clips([], videos, held_out=True)
+    found = compare(module, {"model": tmp_path / "model.onnx"}, "onnx", "clip", shown, [], ())
+    assert found.agreement == 0.5
+    assert found.clips == 8
+
+
+def test_a_graph_that_differs_is_not_reported_as_success(tmp_path, monkeypatch):
+    def shifted(path, threads=1):
+        run = open_graph(path, threads)
+        return lambda inputs: [x + 0.01 for x in run(inputs)]
+
+    monkeypatch.setattr(parity, "open_graph", shifted)
+    with pytest.raises(ConfigError, match="differ from PyTorch"):
+        export(cnn_rnn("avg"), tmp_path)
