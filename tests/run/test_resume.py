@@ -1,14 +1,178 @@
 """Runs that were stopped and go on, runs that are done, and what cannot be resumed."""
 
+import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Interrupt, InterruptTest, contents, rows
+import torch
+from small_runs import WRITTEN, Interrupt, InterruptTest, contents, rows
 
 from lightning_har._lightning import Callback
 from lightning_har.callbacks import EarlyStopping
 from lightning_har.errors import ConfigError, HarError
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on(call: Any, tmp_path: Path, how: signal.Signals) -> None:
+    # 24 clips in batches of 6: step 6 is in the middle of the second epoch
+    began = time.perf_counter()
+    trainer = {"max_epochs": 3, "num_sanity_val_steps": 0, "callbacks": [Interrupt(6, how)]}
+    handlers = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        call("--module.lr", "0.002", "--trainer.max_epochs", "3", trainer=trainer)
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    folder = tmp_path / "run"
+    saved = torch.load(folder / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 6
+    assert not (folder / "report.json").exists()
+    call("--resume", str(folder), out="")
+    elapsed = time.perf_counter() - began
+    found = rows(folder / "metrics.csv")
+    assert [row["epoch"] for row in found] == ["0", "1", "2"]
+    assert found[-1]["step"] == "12"
+    assert all(float(row["seconds"]) < elapsed for row in found)
+    assert {float(row["lr"]) for row in found} == {0.002}  # the stopped run's arguments, not the recipe's
+    assert (folder / "report.json").exists()
+
+
+def test_resuming_goes_on_with_the_variants_that_wait(call: Any, tmp_path: Path) -> None:
+    variants = {"avg": {"module.temporal": "avg"}, "gru": {"module.temporal": "gru"}}
+    trainer = {"max_epochs": 1, "num_sanity_val_steps": 0, "callbacks": [Interrupt(2)]}
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        call(trainer=trainer, variants=variants)
+    place = str(stopped.value).rpartition("--resume ")[2]
+    reports = call("--resume", place, out="", variants=variants, trainer={"max_epochs": 1})
+    assert list(reports) == ["avg", "gru"]
+    for name in variants:
+        assert {path.name for path in (tmp_path / "run" / name).iterdir()} == WRITTEN
+        assert rows(tmp_path / "run" / name / "metrics.csv")[-1]["step"] == "4"
+
+
+@pytest.mark.parametrize("ended_by", ["epochs", "early stopping"])
+def test_a_run_interrupted_in_its_test_goes_on(call: Any, tmp_path: Path, ended_by: str) -> None:
+    early = ended_by == "early stopping"
+    # No second epoch is better by so much.
+    callbacks: list[Any] = [EarlyStopping("val_loss", min_delta=1e9, patience=1)] if early else []
+    trainer = {"max_epochs": 4 if early else 2, "num_sanity_val_steps": 0}
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        call(trainer={**trainer, "callbacks": [*callbacks, InterruptTest()]})
+    metrics = tmp_path / "run" / "metrics.csv"
+    epochs = rows(metrics)
+    assert len(epochs) == 2
+    peak = epochs[0]["peak_bytes"]
+    assert int(peak) > 10 * 2**20
+    metrics.write_text(metrics.read_text().replace(peak, str(10**15)))  # of the first part, as none of the second can
+    report = call("--resume", str(tmp_path / "run"), out="", trainer={**trainer, "callbacks": callbacks})["tiny"]
+    assert report["files"]["scored"] == 12
+    assert len(rows(metrics)) == 2, "nothing was left to train"
+    assert report["memory"]["train_peak_bytes"] == 10**15
+    best = torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)["epoch"]
+    assert report["metrics"]["val"]["action"]["video"]["top1"] == float(epochs[best]["val_top1"])
+
+
+@pytest.mark.parametrize(
+    ("threshold", "interrupt", "epochs"),
+    [
+        pytest.param(1e9, InterruptTest(), 1, id="it had stopped"),
+        pytest.param(None, Interrupt(6), 3, id="it had not"),
+    ],
+)
+def test_a_run_that_early_stopping_ended_at_once_is_not_gone_on_with(
+    call: Any, tmp_path: Path, threshold: float | None, interrupt: Callback, epochs: int
+) -> None:
+    """Lightning notes the number of the epoch, which is 0 then, as where nothing has stopped."""
+    trainer = {"max_epochs": 3, "num_sanity_val_steps": 0}
+    early = EarlyStopping("val_loss", patience=9, stopping_threshold=threshold)
+    with pytest.raises(KeyboardInterrupt, match="--resume"):
+        call(trainer={**trainer, "callbacks": [early, interrupt]})
+    call("--resume", str(tmp_path / "run"), out="", trainer={**trainer, "callbacks": [early]})
+    assert len(rows(tmp_path / "run" / "metrics.csv")) == epochs
+
+
+class Never(Callback):  # type: ignore[misc]
+    """Fails where anything is trained or tested."""
+
+    def setup(self, *args: Any) -> None:
+        raise AssertionError("run again")
+
+
+def test_what_is_finished_is_not_done_again(call: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = call("--epochs", "1")
+    folder = tmp_path / "run"
+    again = call("--resume", str(folder), out="", trainer={"max_epochs": 2, "callbacks": [Never()]})
+    assert json.loads(json.dumps(first)) == again
+    assert "done before" in capsys.readouterr().out
+    # With other arguments it is not finished, and has no report until it is.
+    trainer = {"max_epochs": 2, "num_sanity_val_steps": 0, "callbacks": [Interrupt(6)]}
+    with pytest.raises(KeyboardInterrupt):
+        call("--resume", str(folder), "--epochs", "2", out="", trainer=trainer)
+    assert not (folder / "report.json").exists()
+    call("--resume", str(folder), out="")
+    assert len(rows(folder / "metrics.csv")) == 2
+    assert (folder / "report.json").exists()
+
+
+def test_resuming_fetches_no_weights(call: Any, tmp_path: Path) -> None:
+    call("--trainer.max_epochs", "1")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("pretrained: false", "pretrained: /not/there.safetensors"))
+    report = call("--resume", str(tmp_path / "run"), "--trainer.max_epochs", "2", out="")["tiny"]
+    assert len(rows(tmp_path / "run" / "metrics.csv")) == 2
+    assert report["files"]["scored"] == 12
+
+
+@pytest.mark.parametrize(
+    ("resume", "message"),
+    [("nowhere", "does not exist"), ("empty", "no last.ckpt"), ("empty/best.ckpt", "weights only")],
+)
+def test_what_cannot_be_resumed(call: Any, tmp_path: Path, resume: str, message: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "best.ckpt").write_bytes(b"")
+    if resume == "empty":
+        (tmp_path / "empty" / "best.ckpt").unlink()
+    with pytest.raises(ConfigError, match=message):
+        call("--resume", str(tmp_path / resume), out="")
+
+
+def test_a_run_is_resumed_in_its_own_folder(call: Any, tmp_path: Path) -> None:
+    """Elsewhere the best epoch so far would be forgotten."""
+    (tmp_path / "run").mkdir()
+    torch.save({"state_dict": {}, "optimizer_states": []}, tmp_path / "run" / "last.ckpt")
+    with pytest.raises(ConfigError, match="leave out --out"):
+        call("--resume", str(tmp_path / "run"), out="other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--resume {run}/predictions.csv", "is no checkpoint"),
+        ("--resume {run}/last.ckpt", "is no checkpoint"),
+        ("--resume {run}/mine.ckpt", "weights only"),
+        ("--resume {run}", "is no checkpoint"),
+        ("--config {run}/last.ckpt", r"last\.ckpt is no config\.yaml"),
+        ("--config {run}/broken.yaml", r"broken\.yaml is no config\.yaml"),
+        ("--resume {run}/good.ckpt --trainer.accelerator gpuu", "Trainer refuses its arguments: .*gpuu"),
+    ],
+)
+def test_what_cannot_be_run_leaves_the_run_that_is_there(call: Any, tmp_path: Path, line: str, message: str) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("report.json", "predictions.csv"):
+        (folder / name).write_text("kept")
+    (folder / "config.yaml").write_text("seed: 0\n")
+    (folder / "broken.yaml").write_text("a: [1, 2\nb: {")
+    (folder / "last.ckpt").write_bytes(b"\x80\xff cut off")
+    torch.save({"state_dict": {}}, folder / "mine.ckpt")
+    torch.save({"state_dict": {}, "optimizer_states": []}, folder / "good.ckpt")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ConfigError, match=message) as error:
+        call(*line.format(run=folder).split(), out="")
+    assert len(str(error.value).splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 class InterruptSetup(Callback):  # type: ignore[misc]
@@ -36,48 +200,3 @@ def test_a_run_that_is_refused_loses_nothing(call: Any, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match="nothing has changed, so give the same command again"):
         call("--resume", str(folder), "--epochs", "2", out="", trainer=stopped)
     assert contents(folder) == before
-
-
-def test_a_new_run_that_is_refused_leaves_no_folder(call: Any, tmp_path: Path) -> None:
-    (tmp_path / "mine").mkdir()
-    for out in ("new/run", "mine/run"):
-        with pytest.raises(ConfigError, match="num_workers is -1"):
-            call("--data.num_workers", "-1", out=out)
-    assert {path.name for path in tmp_path.iterdir()} == {"mine"}
-    assert not any((tmp_path / "mine").iterdir())
-    with pytest.raises(ConfigError, match="num_workers is -1"):
-        call("--data.num_workers", "-1", out="mine")
-    assert (tmp_path / "mine").is_dir()
-
-
-class Fail(Callback):  # type: ignore[misc]
-    """Runs out of memory in the first batch of all."""
-
-    def on_validation_batch_start(self, *args: Any) -> None:
-        raise RuntimeError("out of memory")
-
-
-def test_what_fails_in_its_first_batch_says_how_it_was_called(call: Any, tmp_path: Path) -> None:
-    """The benchmark, which then looks for a smaller batch, reads there how large it was."""
-    with pytest.raises(RuntimeError, match="out of memory"):
-        call(trainer={"max_epochs": 1, "num_sanity_val_steps": 1, "callbacks": [Fail()]})
-    assert set(contents(tmp_path / "run")) == {"config.yaml"}
-
-
-@pytest.mark.parametrize(
-    ("threshold", "interrupt", "epochs"),
-    [
-        pytest.param(1e9, InterruptTest(), 1, id="it had stopped"),
-        pytest.param(None, Interrupt(6), 3, id="it had not"),
-    ],
-)
-def test_a_run_that_early_stopping_ended_at_once_is_not_gone_on_with(
-    call: Any, tmp_path: Path, threshold: float | None, interrupt: Callback, epochs: int
-) -> None:
-    """Lightning notes the number of the epoch, which is 0 then, as where nothing has stopped."""
-    trainer = {"max_epochs": 3, "num_sanity_val_steps": 0}
-    early = EarlyStopping("val_loss", patience=9, stopping_threshold=threshold)
-    with pytest.raises(KeyboardInterrupt, match="--resume"):
-        call(trainer={**trainer, "callbacks": [early, interrupt]})
-    call("--resume", str(tmp_path / "run"), out="", trainer={**trainer, "callbacks": [early]})
-    assert len(rows(tmp_path / "run" / "metrics.csv")) == epochs
