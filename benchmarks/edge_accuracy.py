@@ -4,7 +4,7 @@
     python benchmarks/edge_accuracy.py synthetic [--checkpoint best.ckpt]
 
 "scfd": the Surveillance Camera Fight Dataset over its fixed folds, a GRU on the features of a frozen MobileNetV2, with
-several seeds, settings as in scfd.py. "synthetic": rendered actions, a MobileNetV2-GRU trained as a whole, as in
+several seeds, settings as in scfd_heads.py. "synthetic": rendered actions, a MobileNetV2-GRU trained as a whole, as in
 recipes/quickstart.py. Nothing is chosen: training ends after a fixed number of epochs, and the last one is scored on
 the test part. Calibration takes training clips. Each int8 model is what ``edge.export`` writes, run in ONNX Runtime.
 

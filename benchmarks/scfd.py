@@ -1,139 +1,129 @@
 """Frozen ImageNet features on real clips: recurrent heads against the average and a single frame.
 
 Runs the Surveillance Camera Fight Dataset (300 clips, two classes) over five fixed folds that keep a source video
-together, with several seeds, on features of a frozen MobileNetV2 (25 uniform frames). Nothing is chosen: the settings
-below were fixed before the first run, every model trains for the same number of epochs, and the last one is scored.
+together, with several seeds, on features of a frozen MobileNetV2 (25 uniform frames). Nothing is chosen: the settings,
+those of scfd_heads.py, were fixed before the first run, every model trains for the same number of epochs, and the last
+one is scored. A tenth of the four training folds, whole source videos, is held out for a validation that has no say.
 
-    python benchmarks/scfd.py FOLDS.csv WEIGHTS.tflite --out benchmarks/results
+Each run has a process of its own, by the harness of ``lightning-har benchmark``.
 
-FOLDS.csv has the columns path, label, group, fold; WEIGHTS.tflite is the quantized MobileNetV2 1.0 at 224.
+    python benchmarks/scfd.py FOLDS.csv WEIGHTS.tflite [--work runs/scfd] [--smoke]
 
-``tsn`` is TSN on a frozen backbone: in training one random frame of each of 3 segments, at test all 25, consensus by
-average. Its classifier is linear, so that the average of the frames' logits is the logits of their average, which is
-what is computed; what it shares with ``avg`` is the test, what differs is the training.
+FOLDS.csv has the columns path, label, group, fold; WEIGHTS.tflite is the quantized MobileNetV2 1.0 at 224. Stopped, the
+same command goes on. Writes results/scfd.csv (a row a model, by folds), results/scfd_runs.csv (a row a run), and what
+the harness writes (results.json, .csv, .html and pictures) into results/scfd.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import math
-import tempfile
+import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 
 import torch
 
-from lightning_har import CNNRNNModule, VideoFolderDataModule
-from lightning_har._lightning import Trainer, pl
-from lightning_har.bench.report import commit, hardware
-from lightning_har.data.features import FeatureDataModule, extract_features
+from lightning_har import CNNRNNModule
+from lightning_har.bench.benchmark import benchmark
+from lightning_har.bench.compare import read_rows
+from lightning_har.bench.harness import Settings
+from lightning_har.bench.rows import Row
+from lightning_har.data.features import ManifestDataModule, extract_features
+from lightning_har.data.manifest import Manifest
 from lightning_har.nets.preprocess import normalize
-from lightning_har.spec import Sampling
 
 REPORTED = """The data set's paper (Aktı et al., IPTA 2019): 72 % on a random split, in which clips of one source video
 may lie on both sides; no figure of it is on these folds."""
-MODELS = ("gru", "lstm", "avg", "single", "tsn")
-SEGMENTS = 3
-SETTINGS = {"hidden": 256, "dropout": 0.5, "optimizer": "adam", "lr": 1e-3, "weight_decay": 1e-4, "topk": (1,)}
-EPOCHS, BATCH = 30, 16
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
-"""Two-sided 95 % points of Student's t for the mean of n values (n - 1 degrees of freedom)."""
+HERE = Path(__file__).resolve().parent
+HEADS = HERE / "scfd_heads.py"
+TITLE = "Heads on frozen features, on the Surveillance Camera Fight Dataset's five folds"
 
 
-def extract(folds: Path, weights: Path, out: Path) -> Path:
-    """The features of every clip, once."""
+def extract(folds: Path, weights: Path, out: Path) -> list[str]:
+    """Store the features of every clip, once; the folds."""
     module = CNNRNNModule(2, backbone="mobilenetv2_100", pretrained=str(weights), temporal="avg", num_frames=25).eval()
-    data = VideoFolderDataModule(folds, spec=module.spec, eval_sampling=module.eval_sampling, batch_size=4)
+    clips = Manifest.from_csv(folds, split_column="fold")
+    data = ManifestDataModule(clips, spec=module.spec, eval_sampling=module.eval_sampling, batch_size=4)
 
     def frames(video: torch.Tensor) -> torch.Tensor:
         return module.net.frame_features(normalize(video, module.spec))
 
     with torch.no_grad():
-        done = extract_features(frames, data, out, settings={"weights": weights.name})
-    return Path(done.manifest)
+        extract_features(frames, data, out, settings={"weights": weights.name})
+    return sorted({clip.split for clip in clips})
 
 
-def score(features: Path, folds: dict[str, str], test_fold: str, model: str, seed: int) -> float:
-    """Top-1 on the fold, trained on the other four."""
-    with features.open() as f:
-        rows = list(csv.DictReader(f))
-    for row in rows:
-        row["split"] = "test" if folds[row["path"].removesuffix(".npy")] == test_fold else "train"
-    manifest = features.with_name(f"fold-{test_fold}.csv")
-    with manifest.open("w", newline="") as f:
-        writer = csv.DictWriter(f, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    pl.seed_everything(seed, verbose=False)
-    part = "avg" if model == "tsn" else model
-    module = CNNRNNModule(2, backbone=None, feature_dim=1280, temporal=part, pretrained=False, **SETTINGS)
-    data = FeatureDataModule(manifest, batch_size=BATCH, num_workers=0, seed=seed)
-    drawn = Sampling("segments", random=True)
-    few = FeatureDataModule(
-        manifest, num_frames=SEGMENTS, train_sampling=drawn, batch_size=BATCH, num_workers=0, seed=seed
-    )
-    trainer = Trainer(
-        max_epochs=EPOCHS,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-    )
-    trainer.fit(module, few if model == "tsn" else data)
-    return float(trainer.test(module, data, verbose=False)[0]["test_video_top1"])
-
-
-def main() -> None:
-    """Extract, run, print the table and write it."""
+def main() -> int:
+    """Extract, have the harness run, and write the tables; 1 where a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folds", type=Path)
     parser.add_argument("weights", type=Path)
-    parser.add_argument("--features", type=Path, help="folder of the features, kept from run to run")
+    parser.add_argument("--features", type=Path, help="folder of the features (default: features in --work)")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="the others' rows stay")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    arguments = parser.parse_args()
-    features = extract(arguments.folds, arguments.weights, arguments.features or Path(tempfile.mkdtemp()))
-    with arguments.folds.open() as f:
-        folds = {Path(r["path"]).with_suffix("").as_posix(): r["fold"] for r in csv.DictReader(f)}
-    by_id = {k: v for key, v in folds.items() for k in (key, key.replace("/", "-"), key.replace("/", "__"))}
-    runs = []
-    for model in arguments.models:
-        for fold in sorted(set(folds.values())):
-            for seed in range(arguments.seeds):
-                runs.append((model, fold, seed, score(features, by_id, fold, model, seed)))
-                print(*runs[-1], flush=True)
-    summary = []
-    for model in arguments.models:
-        means = [mean(r[3] for r in runs if r[:2] == (model, fold)) for fold in sorted(set(folds.values()))]
-        half = T_95[len(means)] * stdev(means) / math.sqrt(len(means))
-        row = [model, f"{mean(means):.4f}", f"{half:.4f}", f"{stdev(means):.4f}", len(means), arguments.seeds]
-        summary.append([*row, hardware()["cpu"], commit()])
-        print(f"{model:8} {mean(means):.3f} ± {half:.3f} (95 %, t over {len(means)} folds), sd {stdev(means):.3f}")
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    told = [(*run, hardware()["cpu"], commit()) for run in runs]
-    update(arguments.out / "scfd_runs.csv", ["model", "fold", "seed", "top1", "hardware", "commit"], told)
-    head = ["model", "top1_mean", "ci95_over_folds", "std_over_folds", "folds", "seeds", "hardware", "commit"]
-    update(arguments.out / "scfd.csv", head, summary)
+    parser.add_argument("--smoke", action="store_true", help="two folds, a seed, an epoch: does it run?")
+    parser.add_argument("--work", type=Path, help="where the runs go (default: runs/scfd, or runs/scfd_smoke)")
+    parser.add_argument("--out", type=Path, help="(default: benchmarks/results; of --smoke, results in --work)")
+    args = parser.parse_args()
+    work = args.work or HERE.parent / "runs" / ("scfd_smoke" if args.smoke else "scfd")
+    out = args.out or (work / "results" if args.smoke else HERE / "results")
+    features = args.features or work / "features"
+    folds = extract(args.folds, args.weights, features)
+    settings = Settings(
+        seeds=(0,) if args.smoke else tuple(range(args.seeds)),
+        folds=folds[:2] if args.smoke else folds,
+        data=f"features:{features.resolve()}",
+        accelerator="cpu",
+        arguments=("--epochs", "1") if args.smoke else (),
+    )
+    models = benchmark([str(HEADS)], work, settings, title=TITLE, say=lambda line: print(line, flush=True))
+    if any(model["failed"] for model in models):
+        print(f"some runs failed, and {work / 'results.html'} says why; the same command does them again")
+        return 1
+    write(out, models, read_rows(work))
+    (out / "scfd").mkdir(exist_ok=True)
+    for pattern in ("results.json", "results.csv", "results.html", "accuracy_*.png"):
+        for file in work.glob(pattern):
+            shutil.copyfile(file, out / "scfd" / file.name)
+    print(f"written to {out}")
+    return 0
 
 
-def update(path: Path, head: list[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a table; rows of models that were not run now stay as they are, with the commit that they came from."""
-    old: list[dict[str, str]] = []
-    if path.is_file():
-        with path.open(newline="") as f:
-            old = list(csv.DictReader(f))
-    new = {row[0] for row in rows}
-    with path.open("w", newline="") as f:
-        writer = csv.writer(f)
+def write(out: Path, models: Sequence[Row], runs: Sequence[Row]) -> None:
+    """Both tables; the summary is printed too."""
+    out.mkdir(parents=True, exist_ok=True)
+    of = {model["name"]: [run for run in runs if run["name"] == model["name"]] for model in models}
+    with (out / "scfd_runs.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["model", "fold", "seed", "top1", "hardware", "commit"])
+        for mine in of.values():
+            for run in sorted(mine, key=lambda run: (run["fold"], run["seed"])):
+                top1 = f"{run['values']['top1']:.4f}"
+                writer.writerow([short(run), run["fold"], run["seed"], top1, *where([run])])
+    with (out / "scfd.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        head = ["model", "top1_mean", "ci95_over_folds", "std_over_folds", "folds", "seeds", "hardware", "commit"]
         writer.writerow(head)
-        writer.writerows([row.get(key, "") for key in head] for row in old if row[head[0]] not in new)
-        writer.writerows(rows)
+        for model in models:
+            found, mine = model["top1_over_folds"], of[model["name"]]
+            numbers = [f"{found[key]:.4f}" for key in ("mean", "half", "std")]
+            writer.writerow([short(model), *numbers, found["folds"], len({r["seed"] for r in mine}), *where(mine)])
+            told = f"{short(model):8} {found['mean']:.3f} ± {found['half']:.3f} (95 %, t over {found['folds']} folds)"
+            print(f"{told}, sd {found['std']:.3f}")
+
+
+def where(runs: Sequence[Row]) -> tuple[str, str]:
+    """On what hardware, and at what commit; all of them, of runs that differ."""
+    hardware = dict.fromkeys(run["identity"]["hardware"]["cpu"] for run in runs)
+    commits = dict.fromkeys(run["identity"]["commit"] or "" for run in runs)
+    return "; ".join(hardware), "; ".join(commits)
+
+
+def short(row: Row) -> str:
+    """The variant's name."""
+    return str(row["name"]).rpartition("/")[2]
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
