@@ -65,10 +65,12 @@ def _quantizer(backend: Backend) -> Any:
         class Quantizer(XNNPACKQuantizer):  # type: ignore[misc]
             def annotate(self, model: Any) -> Any:
                 model = super().annotate(model)
+                _clip_first(model)
                 _share_codes(model)
                 return model
 
-        return Quantizer().set_global(_with_steps(get_symmetric_quantization_config(is_per_channel=True)))
+        quantizer = Quantizer().set_global(_with_steps(get_symmetric_quantization_config(is_per_channel=True)))
+        return quantizer.set_filter_function(_is_worth_eight_bits)
     if backend == "x86":
         from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import (
             X86InductorQuantizer,
@@ -77,6 +79,37 @@ def _quantizer(backend: Backend) -> Any:
 
         return X86InductorQuantizer().set_global(_with_steps(get_default_x86_inductor_quantization_config()))
     raise ConfigError(f"backend is {backend!r}; it must be 'xnnpack' or 'x86'")
+
+
+def _is_worth_eight_bits(node: Any) -> bool:
+    """Not so sums and products that are no feature maps (B, C, ...), nor those with constants, as of a normalisation.
+
+    They cost nothing in float, and each would round once more.
+    """
+    aten = torch.ops.aten
+    if node.target not in (aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor):
+        return True
+    return node.meta["val"].ndim >= 4 and all(x.op != "get_attr" for x in node.all_input_nodes)
+
+
+def _clip_first(model: Any) -> None:
+    """Let the codes of a convolution with ReLU6 be those of what ReLU6 leaves, which XNNPACK computes in one with it.
+
+    The quantizer knows ReLU alone: it would spread 256 codes over all that ReLU6 then cuts off.
+    """
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
+
+    aten = torch.ops.aten
+    products = {aten.conv1d.default, aten.conv2d.default, aten.linear.default}
+    for node in model.graph.nodes:
+        if node.target not in {aten.hardtanh.default, aten.hardtanh_.default, aten.relu6.default, aten.relu6_.default}:
+            continue
+        source = node.args[0]
+        known = source.meta.get(Q_ANNOTATION_KEY)
+        if source.target in products and len(source.users) == 1 and known is not None and known.output_qspec:
+            clipped = QuantizationAnnotation(output_qspec=known.output_qspec, _annotated=True)
+            node.meta[Q_ANNOTATION_KEY], known.output_qspec = clipped, None
 
 
 def _share_codes(model: Any) -> None:

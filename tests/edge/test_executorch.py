@@ -9,8 +9,12 @@ from torch import nn
 
 from lightning_har.edge.bundle import bundle
 from lightning_har.edge.export import export
+from lightning_har.edge.graphs import Graph, Normalize
+from lightning_har.edge.quantize_pt2e import quantize_pt2e
 from lightning_har.edge.runtime import Recognizer, load_bundle, open_graph
+from lightning_har.edge.writers import write_executorch
 from lightning_har.errors import ConfigError
+from lightning_har.spec import InputSpec
 
 pytest.importorskip("executorch", reason="needs executorch: pip install 'lightning-har[executorch]'")
 pytest.importorskip("torchao", reason="needs torchao: pip install 'lightning-har[executorch]'")
@@ -74,6 +78,44 @@ def test_int8_is_small_and_agrees(tmp_path):
     given = torch.cat([torch.from_numpy(run([x.numpy()])[0]) for x in video.split(1)])
     assert (given - expected).square().mean() < 0.05 * (expected - expected.mean(0)).square().mean()
     assert not torch.equal(given, expected)
+
+
+class Frame(nn.Module):
+    """From a uint8 frame to a map, through a ReLU6 that cuts most off; weights on their int8 grids."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        spec = InputSpec(1, (16, 16), (0.0, 1.0), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        self.normalize = Normalize(spec, rank=4)
+        self.layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU6(inplace=True), nn.Conv2d(8, 8, 1))
+        with torch.no_grad():
+            self.layers[0].weight.copy_(torch.randint(-127, 128, (8, 3, 3, 3)) / 50)
+
+    def forward(self, frame):
+        return (self.layers(self.normalize(frame)),)
+
+
+def test_eight_bits_are_spent_on_what_relu6_leaves_and_not_on_the_normalisation(tmp_path):
+    net = Frame().eval().requires_grad_(False)
+    frames = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    inputs = [(x,) for x in frames.split(1)]
+    nodes = quantize_pt2e(torch.export.export(net, inputs[0]), inputs).graph.nodes
+    quantized = [n for n in nodes if n.target is torch.ops.quantized_decomposed.quantize_per_tensor.default]
+    by_source = {str(n.args[0].target).split(".")[1]: n.args[1] for n in quantized}
+    # The normalised frame, what ReLU6 leaves, the result; and nothing of a layer's inside.
+    assert set(by_source) == {"add", "hardtanh_", "conv2d"}
+    assert len(quantized) == 3
+    assert by_source["hardtanh_"] <= 6 / 255 + 1e-6
+    preactivations = net.layers[0](net.normalize(frames))
+    assert preactivations.max() - preactivations.min() > 10 * 6
+
+    graph = Graph("frame", net, {"frame": inputs[0][0]}, ("map",), lambda clip: iter(()))
+    write_executorch(graph, tmp_path / "frame.pte", None, inputs)
+    run = open_graph(tmp_path / "frame.pte")
+    for (frame,) in inputs:
+        (given,) = run([frame.numpy()])
+        assert (torch.from_numpy(given) - net(frame)[0]).abs().mean() < 0.02
 
 
 def test_a_gru_in_int8(tmp_path):
