@@ -10,8 +10,8 @@ Each run has a process of its own, by the harness of ``lightning-har benchmark``
     python benchmarks/scfd.py FOLDS.csv WEIGHTS.tflite [--work runs/scfd] [--smoke]
 
 FOLDS.csv has the columns path, label, group, fold; WEIGHTS.tflite is the quantized MobileNetV2 1.0 at 224. Stopped, the
-same command goes on. Writes results/scfd.csv (a row a model, by folds), results/scfd_runs.csv (a row a run), and what
-the harness writes (results.json, .csv, .html and pictures) into results/scfd.
+same command goes on. Writes results/scfd.csv (a row a model, by folds), and what the harness writes (results.json, .csv
+with a row a run, .html and pictures) into results/scfd.
 """
 
 from __future__ import annotations
@@ -91,16 +91,9 @@ def main() -> int:
 
 
 def write(out: Path, models: Sequence[Row], runs: Sequence[Row]) -> None:
-    """Both tables; the summary is printed too."""
+    """The table by folds, which is printed too."""
     out.mkdir(parents=True, exist_ok=True)
     of = {model["name"]: [run for run in runs if run["name"] == model["name"]] for model in models}
-    with (out / "scfd_runs.csv").open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["model", "fold", "seed", "top1", "hardware", "commit"])
-        for mine in of.values():
-            for run in sorted(mine, key=lambda run: (run["fold"], run["seed"])):
-                top1 = f"{run['values']['top1']:.4f}"
-                writer.writerow([short(run), run["fold"], run["seed"], top1, *where([run])])
     with (out / "scfd.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         head = ["model", "top1_mean", "ci95_over_folds", "std_over_folds", "folds", "seeds", "hardware", "commit"]
