@@ -317,6 +317,8 @@ def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str | None) 
         # Without a metric a mode means nothing, but tells this callback's state from that of the next.
         mode="min" if monitor is not None and monitor.endswith("loss") else "max",
         save_weights_only=True,
+        # Of every epoch, those without validation too; with a metric, after validation, as Lightning chooses.
+        save_on_train_epoch_end=True if monitor is None else None,
         enable_version_counter=False,
     )
     last = pl.callbacks.ModelCheckpoint(

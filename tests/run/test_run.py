@@ -108,6 +108,12 @@ def test_without_a_monitor_the_last_epoch_is_tested(call: Any, tmp_path: Path, m
     assert report["files"]["scored"] == 12
 
 
+@pytest.mark.parametrize("last", [["--trainer.check_val_every_n_epoch", "2"], ["--refit-all"]], ids=["rare", "refit"])
+def test_the_last_epoch_is_the_last_though_nothing_validates_it(call: Any, tmp_path: Path, last: list[str]) -> None:
+    call("--module.temporal", "avg", "--epochs", "3", *last, monitor=None)
+    assert torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)["epoch"] == 2
+
+
 @pytest.mark.slow
 def test_variants_differ_as_told(call: Any, tmp_path: Path) -> None:
     variants = {"avg": {"module.temporal": "avg"}, "gru": {"module.temporal": "gru"}}
