@@ -166,7 +166,7 @@ def resumable(trainer: Any, folder: Path, whole: Path, notes: Notes) -> Iterator
         with _sigterm_is_ctrl_c(trainer), interruptible(trainer):
             yield
     except KeyboardInterrupt:
-        if not (folder / LAST).is_file():
+        if not (folder / LAST).is_file() and not any(whole.glob(f"*/{LAST}")):
             told = "stopped before the first step; nothing to resume"
         elif notes.written:
             told = f"stopped; go on with: --resume {whole}"

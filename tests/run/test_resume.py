@@ -51,6 +51,19 @@ def test_resuming_goes_on_with_the_variants_that_wait(call: Any, tmp_path: Path)
         assert rows(tmp_path / "run" / name / "metrics.csv")[-1]["step"] == "4"
 
 
+def test_a_stop_before_a_later_variants_first_step_says_how_to_go_on(call: Any, tmp_path: Path) -> None:
+    class StopTheSecond(Callback):  # type: ignore[misc]
+        def on_train_start(self, *args: Any) -> None:
+            if (tmp_path / "run" / "avg" / "report.json").exists():
+                raise KeyboardInterrupt
+
+    variants = {name: {"module.temporal": name} for name in ("avg", "gru")}
+    trainer = {"max_epochs": 1, "num_sanity_val_steps": 0}
+    with pytest.raises(KeyboardInterrupt, match=f"--resume {tmp_path / 'run'}$"):
+        call(trainer={**trainer, "callbacks": [StopTheSecond()]}, variants=variants)
+    assert list(call("--resume", str(tmp_path / "run"), out="", variants=variants, trainer=trainer)) == ["avg", "gru"]
+
+
 @pytest.mark.parametrize("ended_by", ["epochs", "early stopping"])
 def test_a_run_interrupted_in_its_test_goes_on(call: Any, tmp_path: Path, ended_by: str) -> None:
     early = ended_by == "early stopping"
