@@ -84,7 +84,8 @@ def _quantizer(backend: Backend) -> Any:
 def _is_worth_eight_bits(node: Any) -> bool:
     """Not so sums and products that are no feature maps (B, C, ...), nor those with constants, as of a normalisation.
 
-    They cost nothing in float, and each would round once more.
+    Each would round once more. They cost next to nothing in float; a network that scales whole maps (a hard-swish that
+    is written out, a layer scale) pays for it with some time.
     """
     aten = torch.ops.aten
     if node.target not in (aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor):
