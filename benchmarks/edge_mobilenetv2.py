@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lightning_har.bench.report import commit, hardware
 from lightning_har.data.decode import open_video
 from lightning_har.edge.graphs import Graph, Normalize
 from lightning_har.edge.quantize_onnx import quantize_onnx
@@ -75,14 +76,6 @@ def instruction_sets() -> str:
     flags = next((line.split(":")[1].split() for line in lines if line.startswith(("flags", "Features"))), [])
     wanted = ("avx", "fma", "amx", "asimd", "neon", "i8mm", "sve")
     return " ".join(f for f in flags if f.startswith(wanted)) or platform.machine()
-
-
-def cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main() -> None:
@@ -153,14 +146,15 @@ def main() -> None:
             "top1_as_litert": round(float((answers[name] == answers["litert"]).mean()), 3),
             "frames_compared": len(check),
             "size_mb": round(sizes[name] / 1e6, 2),
-            "cpu": cpu(),
+            "cpu": hardware()["cpu"],
             "instruction_sets": instruction_sets(),
+            "commit": commit(),
         }
         for name in engines
     ]
-    print(f"{cpu()}: {instruction_sets()}")
+    print(f"{hardware()['cpu']}: {instruction_sets()}")
     for row in rows:
-        print("  ".join(f"{k} {v}" for k, v in row.items() if k not in ("cpu", "instruction_sets")))
+        print("  ".join(f"{k} {v}" for k, v in row.items() if k not in ("cpu", "instruction_sets", "commit")))
     for name, wanted in (("litert", 0.55), ("ort float", 0.6)):
         ratio = median["ort int8"] / median[name]
         print(f"int8 / {name}: {ratio:.2f}, wanted at most {wanted}: {'held' if ratio <= wanted else 'NOT held'}")
