@@ -117,9 +117,10 @@ def made(folders: Sequence[Path]) -> Iterator[None]:
 class Notes(Callback):  # type: ignore[misc]
     """Notes in their folders what runs are planned, when the first of them begins, and not before.
 
-    Whatever refuses bad input has had its turn by then, so that nothing is lost where nothing runs. Each folder gets
-    its ``config.yaml`` and loses the report of fewer epochs, which are now gone on with. All are noted before the first
-    is trained: whoever resumes a stopped run finds those that wait.
+    Arguments, data and a checkpoint that are refused have been by then, so that nothing is lost where nothing runs; a
+    clip that cannot be read may still end a run that has begun. Each folder gets its ``config.yaml`` and loses the
+    report of fewer epochs, which are now gone on with. All are noted before the first is trained: whoever resumes a
+    stopped run finds those that wait.
 
     Args:
         planned: Each run's folder and the text of its ``config.yaml``.
