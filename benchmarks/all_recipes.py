@@ -4,9 +4,7 @@ What it shows is that each system trains, tests and is measured by one harness o
 weights, see the same few clips of 12 actions for the same few epochs in batches of 8, and keep their own optimizer,
 learning rate, sampling and network; frames have the number and size of the recipe's ``--smoke`` (S3D-v3 cannot do with
 fewer than 49, the quantized MobileNetV2 not with less than 224 × 224). Nobody learns much from that: the scores say
-nothing of what the systems can do, the costs hold for these sizes. The table that is stored now was measured on a busy
-machine, before the memory of testing was rid of what training leaves and before the integers of the quantized
-MobileNetV2 counted as parameters: both columns await the next measurement.
+nothing of what the systems can do, the costs hold for these sizes.
 
     python benchmarks/all_recipes.py [RECIPE ...] [--work runs/all_recipes]
 
