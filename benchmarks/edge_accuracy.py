@@ -1,17 +1,17 @@
 """What int8 costs a MobileNetV2-GRU in accuracy: float, quantized after training, and trained with rounding.
 
-    python benchmarks/edge_accuracy.py scfd FOLDS.csv WEIGHTS.tflite [--prune 0.25]
-    python benchmarks/edge_accuracy.py synthetic [--checkpoint best.ckpt]
-
 "scfd": the Surveillance Camera Fight Dataset over its fixed folds, a GRU on the features of a frozen MobileNetV2, with
-several seeds, settings as in scfd_heads.py. "synthetic": rendered actions, a MobileNetV2-GRU trained as a whole, as in
-recipes/quickstart.py. Nothing is chosen: training ends after a fixed number of epochs, and the last one is scored on
-the test part. Calibration takes training clips. Each int8 model is what ``edge.export`` writes, run in ONNX Runtime.
-
+several seeds, settings as in scfd_heads.py, trained on all of the other four folds. "synthetic": rendered actions, a
+MobileNetV2-GRU trained as a whole, as in recipes/quickstart.py. Nothing is chosen: training ends after a fixed number
+of epochs, and the last one is scored on the test part. Calibration takes training clips. Each int8 model is what
+``edge.export`` writes, run in ONNX Runtime.
 "int8 trained" goes on from the float network: the head alone, on the features of the int8 backbone ("scfd"), or the
 whole network ("synthetic"), with ``QuantizationAwareTraining``. "float longer" trains as many epochs more without
 rounding, so that what rounding did is not mistaken for what training on did. --prune takes a share of the hidden
 channels of the backbone out before the head is trained, and tells what is left of its multiply-adds.
+
+    python benchmarks/edge_accuracy.py scfd FOLDS.csv WEIGHTS.tflite [--prune 0.25]
+    python benchmarks/edge_accuracy.py synthetic [--checkpoint best.ckpt]
 """
 
 from __future__ import annotations

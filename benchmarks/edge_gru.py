@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lightning_har.bench.report import hardware
+from lightning_har.bench.report import commit, hardware
 from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.edge.bench import measure
 from lightning_har.edge.bundle import bundle
@@ -72,8 +70,6 @@ def main() -> None:
                 times["int8 bundle"].append(1000 * (middle - begin))
                 times["pytorch float eager"].append(1000 * (end - middle))
         cost = {n: measure(Path(folder) / n, videos[0], threads=(args.threads,), repeat=5)[0] for n in reports}
-        live = [sys.executable, str(Path(folder) / "int8" / "run.py"), str(videos[0]), "--live", "--threads", "1"]
-        print(subprocess.run([*live, "--span", "0.01"], capture_output=True, text=True, check=True).stdout)
     eager = sum(p.numel() * p.element_size() for p in module.net.parameters()) + sum(
         b.numel() * b.element_size() for b in module.net.buffers()
     )
@@ -116,10 +112,10 @@ def main() -> None:
         print(f"{name}: {value:.3g}, wanted at most {wanted:.3g}: {'held' if value <= wanted else 'NOT held'}")
     args.csv.parent.mkdir(parents=True, exist_ok=True)
     with args.csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "threads", "rounds", "trained", "cpu"])
+        writer = csv.DictWriter(file, [*rows[0], "threads", "rounds", "trained", "cpu", "commit"])
         writer.writeheader()
         told = {"threads": args.threads, "rounds": args.rounds, "trained": bool(args.checkpoint)}
-        writer.writerows({**row, **told, "cpu": hardware()["cpu"]} for row in rows)
+        writer.writerows({**row, **told, "cpu": hardware()["cpu"], "commit": commit()} for row in rows)
     print(f"wrote {args.csv}")
 
 

@@ -1,11 +1,11 @@
 """One frame through MobileNetV2 1.0 at 224: our int8 export in ONNX Runtime against LiteRT and our own float export.
 
 The weights are study E's quantized ImageNet .tflite. LiteRT runs that file as it is; ours are its weights, made float,
-exported, and quantized again per channel, as ``edge.export`` does, calibrated on frames of real clips. All run in this
-process, in turn: a block of calls each, the order reversed every time, so that a busy machine is busy for all; and not
-call by call, where the threads of one engine still spin for their next call while the other computes. Agreement is of
-ImageNet's top-1 with PyTorch's float, on frames that did not calibrate. LiteRT runs as by default, with XNNPACK.
-Printed and written with the machine's name and instruction sets:
+exported, and quantized again per channel, as ``edge.export`` does, calibrated on frames of real clips; for ExecuTorch,
+too, from the same rounded weights. All run in this process, in turn: a block of calls each, the order reversed every
+time, so that a busy machine is busy for all; and not call by call, where the threads of one engine still spin for their
+next call while the other computes. Agreement is of ImageNet's top-1 with PyTorch's float, on frames that did not
+calibrate. LiteRT runs as by default, with XNNPACK.
 
     python benchmarks/edge_mobilenetv2.py --tflite mobilenet_v2_1.0_224_quant.tflite --videos clips/
 """
@@ -18,6 +18,7 @@ import csv
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from lightning_har.edge.graphs import Graph, Normalize
 from lightning_har.edge.quantize_onnx import quantize_onnx
 from lightning_har.edge.rounding import round_and_correct_bias
 from lightning_har.edge.runtime import open_graph
-from lightning_har.edge.writers import write_onnx
+from lightning_har.edge.writers import write_executorch, write_onnx
 from lightning_har.spec import InputSpec
 from lightning_har.weights.mobilenetv2_tflite import NUM_CLASSES, TIMM_ARGUMENTS, input_range, mobilenetv2_state_dict
 
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--tflite", type=Path, required=True)
     parser.add_argument("--videos", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--blocks", type=int, default=20, help=f"of {BLOCK} calls by each engine")
+    parser.add_argument("--blocks", type=int, default=60, help=f"of {BLOCK} calls by each engine")
     parser.add_argument("--frames", type=int, default=128, help="half calibrate, half are compared")
     parser.add_argument("--csv", type=Path, default=Path(__file__).parent / "results" / "edge_mobilenetv2.csv")
     args = parser.parse_args()
@@ -93,16 +94,19 @@ def main() -> None:
     fit, check = images[::2], images[1::2]
     net = Classifier(args.tflite).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
-        float_path, int8_path = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        names = {"ort int8": "int8.onnx", "ort float": "float.onnx", "executorch int8": "int8.pte"}
+        files = {name: Path(folder) / file for name, file in names.items()}
         example = torch.from_numpy(fit[:1])
-        write_onnx(Graph("frame", net, {"frame": example}, ("logits",), lambda clip: iter(())), float_path)
+        write_onnx(Graph("frame", net, {"frame": example}, ("logits",), lambda clip: iter(())), files["ort float"])
         rounded, inputs = copy.deepcopy(net), [(torch.from_numpy(x[None]),) for x in fit]
         round_and_correct_bias(rounded, inputs)
         source = Path(folder) / "rounded.onnx"
-        write_onnx(Graph("frame", rounded, {"frame": example}, ("logits",), lambda clip: iter(())), source)
-        quantize_onnx(source, int8_path, inputs)
-        sizes = {"ort float": float_path.stat().st_size, "ort int8": int8_path.stat().st_size}
-        graphs = {"ort float": open_graph(float_path, args.threads), "ort int8": open_graph(int8_path, args.threads)}
+        graph = Graph("frame", rounded, {"frame": example}, ("logits",), lambda clip: iter(()))
+        write_onnx(graph, source)
+        quantize_onnx(source, files["ort int8"], inputs)
+        write_executorch(graph, files["executorch int8"], None, inputs)
+        sizes = {name: file.stat().st_size for name, file in files.items()}
+        graphs = {name: open_graph(file, args.threads) for name, file in files.items()}
     sizes["litert"] = args.tflite.stat().st_size
     interpreter = Interpreter(str(args.tflite), num_threads=args.threads)
     interpreter.allocate_tensors()
@@ -116,9 +120,8 @@ def main() -> None:
     # Each engine is given the layout it takes; neither pays for a transposition.
     planes = [np.ascontiguousarray(x[None]) for x in check]
     pixels = [np.ascontiguousarray(x[None].transpose(0, 2, 3, 1)) for x in check]
-    engines = {
-        "ort int8": lambda i: graphs["ort int8"]([planes[i]])[0],
-        "ort float": lambda i: graphs["ort float"]([planes[i]])[0],
+    engines: dict[str, Callable[[int], np.ndarray]] = {
+        **{name: lambda i, graph=graph: graph([planes[i]])[0] for name, graph in graphs.items()},
         "litert": lambda i: litert(pixels[i]),
     }
     answers = {name: np.concatenate([run(i) for i in range(len(check))]).argmax(1) for name, run in engines.items()}
