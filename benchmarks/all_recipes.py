@@ -4,7 +4,8 @@ What it shows is that each system trains, tests and is measured by one harness o
 weights, see the same few clips of 12 actions for the same few epochs in batches of 8, and keep their own optimizer,
 learning rate, sampling and network; frames have the number and size of the recipe's ``--smoke`` (S3D-v3 cannot do with
 fewer than 49, the quantized MobileNetV2 not with less than 224 × 224). Nobody learns much from that: the scores say
-nothing of what the systems can do, the costs hold for these sizes.
+nothing of what the systems can do. The costs hold for these sizes, and no closer than this shared machine measures:
+rows of one network on the same clips differ by up to 2.5 times in latency.
 
     python benchmarks/all_recipes.py [RECIPE ...] [--work runs/all_recipes]
 

@@ -3,7 +3,9 @@
 Runs the Surveillance Camera Fight Dataset (300 clips, two classes) over five fixed folds that keep a source video
 together, with several seeds, on features of a frozen MobileNetV2 (25 uniform frames). Nothing is chosen: the settings,
 those of scfd_heads.py, were fixed before the first run, every model trains for the same number of epochs, and the last
-one is scored. A tenth of the four training folds, whole source videos, is held out for a validation that has no say.
+one is scored. A tenth of the four training folds, whole source videos, is held out for a validation that has no say. Of
+study E these are the heads over MobileNetV2, of 256 units instead of its 1280, not those over Inception-v3, of which no
+ImageNet weights were at hand. Parameters and times are the head's alone, without the backbone; other work ran beside.
 
 Each run has a process of its own, by the harness of ``lightning-har benchmark``.
 
