@@ -97,7 +97,7 @@ With {versions} on {cpu}.
 ONNX Runtime is the way to a file of a quarter of the size: it runs them as QLinearConv in three dimensions, channels
 last. Whether that saves time too, the table tells for its processor. PT2E's quantizer for x86 has no pattern for them
 and leaves them in float, and XNNPACK takes none in int8; ExecuTorch also lacks kernels for 3D max and average pooling,
-without which a file of I3D is written but not loaded.
+without which I3D is refused.
 """
 
 MODELS: dict[str, tuple[Callable[[], Any], str]] = {

@@ -1,7 +1,7 @@
 """MobileNetV2 and a GRU on UCF101, fine-tuned with int8's rounding: what study E leaves for later. Ours.
 
     lightning run recipes/mobilenetv2q_gru_ucf101_qat.py --data.root /data/UCF-101
-    lightning-har export runs/... --int8
+    lightning-har export --model runs/... --int8 --calibration ucf101:/data/UCF-101 --out exported
 
 mobilenetv2q_gru_ucf101.py with the backbone trained too, at a tenth of the head's learning rate, and with every
 convolution and linear layer rounded as int8 will round it. The integer network of the study cannot be trained; this is
