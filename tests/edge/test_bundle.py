@@ -129,6 +129,17 @@ def test_an_altered_file_is_named(copied, name):
         load_bundle(copied)
 
 
+def test_an_altered_network_does_not_run(copied, video, capsys):
+    content = bytearray((copied / "head.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / "head.onnx").write_bytes(bytes(content))
+    assert run_bundle([str(video), "--json"], folder=copied) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {copied / 'head.onnx'} was altered")
+    assert said.err.count("\n") == 1
+
+
 def test_altered_labels_are_refused(copied):
     values = json.loads((copied / MANIFEST).read_text())
     values["labels"]["logits"].reverse()
