@@ -142,11 +142,28 @@ def test_the_table_is_whole_on_a_narrow_terminal(joule):
     assert (said.count("12.3") == 4) == (joule is not None)  # size, cold start, frame; and energy
 
 
-def test_plot_and_csv_of_given_rows(tmp_path):
+def test_plot_and_csv_of_given_rows(tmp_path, monkeypatch):
     """A model's bundles, of one name, are told apart by their folders."""
+    from matplotlib.figure import Figure
+
     row: Row = dict.fromkeys(Row.__annotations__, 1.0) | {"model": "m", "threads": 1, "agreement": None}
-    rows = [{**row, "bundle": f"out/{name}"} for name in ("mine-float", "mine-int8/")]
+    rows = [
+        {**row, "bundle": "out/mine-float", "frame_p50_ms": 5.0, "size_mb": 40.0},
+        {**row, "bundle": "out/mine-int8/", "frame_p50_ms": 2.0, "size_mb": 10.0, "agreement": 0.9},
+    ]
+    figures, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: (figures.append(self), save(self, *args)))
     plot(rows, tmp_path / "p.svg")
+    time, size = figures[0].axes
+    assert time.get_ylabel() == "top-1 agreement with PyTorch float"
+    for axes, label, points in (
+        (time, "ms per frame, 1 thread", {"mine-float": (5.0, 1.0), "mine-int8": (2.0, 0.9)}),
+        (size, "MB of graphs", {"mine-float": (40.0, 1.0), "mine-int8": (10.0, 0.9)}),
+    ):
+        assert axes.get_xlabel() == label
+        assert {text.get_text(): text.xy for text in axes.texts} == points
+        drawn = [tuple(line.get_xydata()[0]) for line in axes.lines if line.get_marker() == "o"]
+        assert drawn == list(points.values())
     picture = (tmp_path / "p.svg").read_text()
     assert "<!-- mine-float -->" in picture
     assert "<!-- mine-int8 -->" in picture
