@@ -93,11 +93,26 @@ def test_agreement_counts_the_clips_with_the_same_label(tmp_path, monkeypatch):
     assert found.clips == 8
 
 
-def test_a_graph_that_differs_is_not_reported_as_success(tmp_path, monkeypatch):
-    def shifted(path, threads=1):
-        run = open_graph(path, threads)
-        return lambda inputs: [x + 0.01 for x in run(inputs)]
+@pytest.mark.parametrize("by", [2e-4, -2e-4, 0.01])
+def test_a_graph_that_differs_is_not_reported_as_success(tmp_path, monkeypatch, by):
+    answers(monkeypatch, lambda inputs, out, call: [x + np.float32(by) for x in out])
+    with pytest.raises(ConfigError, match="differ from PyTorch's"):
+        export(of_features(), tmp_path)
 
-    monkeypatch.setattr(parity, "open_graph", shifted)
-    with pytest.raises(ConfigError, match="differ from PyTorch"):
-        export(cnn_rnn("avg"), tmp_path)
+
+@pytest.mark.parametrize("by", [2e-5, -2e-5])
+def test_a_difference_within_the_tolerance_is_reported_and_no_failure(tmp_path, monkeypatch, by):
+    answers(monkeypatch, lambda inputs, out, call: [x + np.float32(by) for x in out])
+    assert export(of_features(), tmp_path).max_error == pytest.approx(2e-5, rel=0.1)
+
+
+@pytest.mark.parametrize(("by", "is_refused"), [(5e-4, False), (2e-3, True)])
+def test_what_is_allowed_grows_with_logits_over_1(tmp_path, monkeypatch, by, is_refused):
+    """To 1e-3 where the greatest is 10."""
+    answers(monkeypatch, lambda inputs, out, call: [x + np.float32(by) for x in out])
+    module = of_features(lambda x: 10 * x / x.abs().amax(1, True))
+    if is_refused:
+        with pytest.raises(ConfigError, match=r"differ from PyTorch's.*logits reach 10\.0"):
+            export(module, tmp_path)
+    else:
+        export(module, tmp_path)
