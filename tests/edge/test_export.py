@@ -7,10 +7,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from edge_models import batches, clips, cnn_rnn, tsn
+from edge_models import FRAMES, batches, clips, cnn_rnn, tsn
 
 from lightning_har.edge.export import export
 from lightning_har.edge.runtime import open_graph
+from lightning_har.edge.streaming import StreamingRecognizer
 from lightning_har.errors import ConfigError
 
 
@@ -42,11 +43,35 @@ def test_a_recurrent_parts_time_is_fixed_and_the_message_says_what_else(tmp_path
         export(cnn_rnn(), tmp_path, dynamic=("time",))
 
 
-@pytest.mark.parametrize("kind", ["frames", "stream"])
-def test_cut_graphs_give_the_clips_logits(tmp_path, kind):
-    report = export(cnn_rnn("lstm"), tmp_path, kind=kind)
+def test_cut_graphs_give_the_clips_logits(tmp_path):
+    report = export(cnn_rnn("lstm"), tmp_path, kind="frames")
     assert report.max_error < 1e-4
-    assert set(report.files) == ({"frame", "head"} if kind == "frames" else {"step"})
+    assert set(report.files) == {"frame", "head"}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: cnn_rnn("gru"),
+        lambda: cnn_rnn("lstm"),
+        lambda: cnn_rnn("convnet1d", causal=True),
+        tsn,
+        lambda: tsn(temporal_shift="causal"),
+    ],
+    ids=["gru", "lstm", "convnet1d", "tsn", "tsm"],
+)
+def test_a_step_over_a_clips_frames_gives_its_logits(tmp_path, build):
+    module = build()
+    report = export(module, tmp_path, kind="stream")
+    assert set(report.files) == {"step"}
+    run = open_graph(tmp_path / "step.onnx")
+    video = clips(1, seed=7)["video"]
+    state = [x.numpy() for x in StreamingRecognizer(module).initial_state(1)]
+    with torch.no_grad():
+        expected = module(video).numpy()
+    for t in range(FRAMES):
+        given, *state = run([video[:, :, t].numpy(), *state])
+    np.testing.assert_allclose(given, expected, atol=1e-4)
 
 
 def test_the_step_is_a_function_of_frame_and_state(tmp_path):
