@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lightning_har.bench.cost import count_macs, example_video, select
-from lightning_har.bench.latency import measure_latency
+from lightning_har.bench.latency import measure_latency, measure_reading
 from lightning_har.bench.memory import PeakMemory, _Sampler
 from lightning_har.spec import InputSpec
 
@@ -149,3 +149,22 @@ def test_latency_times_the_pass() -> None:
     found = measure_latency(Sleeps(), torch.zeros(1, 2), batch=torch.zeros(4, 2), budget_s=0.05)
     assert 10 <= found["p50_ms"] <= found["p95_ms"] < 200
     assert 20 < found["clips_per_s"] <= 400
+
+
+def test_reading_times_each_video() -> None:
+    class Sleeps:
+        def __init__(self) -> None:
+            self.read: list[int] = []
+
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, i: int) -> None:
+            self.read.append(i)
+            time.sleep(0.01 if len(self.read) > 1 else 0.3)  # the first, which warms up, counts for nothing
+
+    videos = Sleeps()
+    found = measure_reading(videos, budget_s=0.05)
+    assert 10 <= found["p50_ms"] <= found["p95_ms"] < 200
+    assert 5 < found["clips_per_s"] <= 100
+    assert videos.read[:4] == [0, 1, 2, 0]
