@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import math
 import re
@@ -114,6 +115,15 @@ def test_arguments_are_for_recipes_alone(tmp_path):
     assert scored.arguments == ()  # nor does its row say that it was called with them
     with pytest.raises(ConfigError, match="--args go to recipes"):
         plan([checkpoint], tmp_path / "out", settings)
+
+
+def test_the_accelerator_is_everyones(tmp_path):
+    write_recipe(tmp_path / "mine.py")
+    targets = [*find_targets([str(tmp_path / "mine.py")]), *checkpoints(tmp_path, "run")]
+    for settings, given in ((Settings(data="clips", accelerator="cpu"), ["cpu"]), (Settings(data="clips"), [])):
+        for job in plan(targets, tmp_path / "out", settings):
+            line = harness.command(job, settings)
+            assert [b for a, b in itertools.pairwise(line) if a == "--trainer.accelerator"] == given
 
 
 @pytest.mark.parametrize(("given", "instead"), [("--seed=3", "--seeds"), ("--out", "--out"), ("--resume", "again")])
@@ -286,6 +296,25 @@ def test_one_fold_or_none_tells_nothing_over_folds(tmp_path):
     for fold in (None, "1"):
         row = read_row(write_run(tmp_path / str(fold), fold=fold) / "report.json", "m", "m")
         assert summarize([row], {})[0]["top1_over_folds"] is None
+
+
+def test_scores_of_several_heads_are_named_by_their_heads(tmp_path):
+    path = write_run(tmp_path) / "report.json"
+    report = json.loads(path.read_text())
+    report["metrics"]["test"] = {
+        "verb": {"video": {"top1": 0.5, "top5": 0.75, "loss": 1.0}},
+        "noun": {"video": {"top1": 0.25, "noun_loss": 2.0}},
+        "action": {"video": {"top1": 0.125, "top3": 0.375, "f1_macro": 0.1}},
+    }
+    path.write_text(json.dumps(report))
+    values = read_row(path, "m", "m")["values"]
+    found = {k: v for k, v in values.items() if ("top" in k or "f1" in k or "loss" in k) and k != "train_top1"}
+    of_parts = {"verb_top1": 0.5, "verb_top5": 0.75, "noun_top1": 0.25}
+    of_both = {"top1": 0.125, "action_top1": 0.125, "top3": 0.375, "action_top3": 0.375, "f1_macro": 0.1}
+    assert found == of_parts | of_both
+    report["metrics"]["test"] = {"action": {"video": {"top1": 0.125}}}
+    path.write_text(json.dumps(report))
+    assert "action_top1" not in read_row(path, "m", "m")["values"]  # of one head, top-1 says it all
 
 
 def test_names_with_markup_stay_text(tmp_path):
