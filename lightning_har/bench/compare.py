@@ -91,7 +91,7 @@ def compare(a: Sequence[Row], b: Sequence[Row], name_a: str, name_b: str) -> Com
         ]
         numbers = [(x, y, key) for x, y, key in known if x is not None and y is not None]
         if numbers:
-            metrics[metric] = _metric(numbers, len(folds) > 1)
+            metrics[metric] = _metric(numbers, len(folds) > 1, metric in COSTS)
     return {
         "a": name_a,
         "b": name_b,
@@ -153,12 +153,14 @@ def _unlike(pairs: Sequence[tuple[Row, Row]]) -> str:
     return ", ".join(found)
 
 
-def _metric(numbers: Sequence[tuple[float, float, _Key]], by_fold: bool) -> dict[str, float | None]:
+def _metric(numbers: Sequence[tuple[float, float, _Key]], by_fold: bool, is_cost: bool) -> dict[str, float | None]:
     differences = [x - y for x, y, _ in numbers]
     units: dict[Any, list[float]] = {}
     for difference, (_, _, key) in zip(differences, numbers, strict=True):
         units.setdefault(key[1] if by_fold else key, []).append(difference)
     means = [sum(d) / len(d) for d in units.values()]
+    # Parameters are the same in every run, and need no test; scores that always differ by as much do.
+    is_counted = is_cost and all(d == means[0] for d in means)
     n = len(numbers)
     return {
         "a": sum(x for x, _, _ in numbers) / n,
@@ -167,8 +169,7 @@ def _metric(numbers: Sequence[tuple[float, float, _Key]], by_fold: bool) -> dict
         "b_std": spread([y for _, y, _ in numbers]),
         "difference": sum(differences) / n,
         "difference_std": spread(means),
-        # What is counted and always the same needs no test.
-        "p": paired_permutation(means) if len(means) > 1 and any(d != means[0] for d in means) else None,
+        "p": None if len(means) < 2 or is_counted else paired_permutation(means),
     }
 
 

@@ -180,14 +180,24 @@ def test_an_older_benchmark_is_found_from_where_it_was_called(tmp_path, monkeypa
 
 def test_folds_are_the_unit_not_their_seeds(tmp_path):
     sides = {}
-    for side, right in (("a", 20), ("b", 10)):
-        for seed, fold in itertools.product((0, 1, 2), ("1", "2")):
-            write_run(tmp_path / side / f"{seed}{fold}", seed, right=right, fold=fold)
+    for side, rights in (("a", (20, 22)), ("b", (10, 16))):
+        for seed, (fold, right) in itertools.product((0, 1, 2), zip("12", rights, strict=True)):
+            write_run(tmp_path / side / f"{seed}{fold}", seed, right=right - seed, fold=fold)
         sides[side] = read_rows(tmp_path / side)
     found = compare(sides["a"], sides["b"], "a", "b")
     assert found["unit"] == "fold"
-    assert found["metrics"]["top1"]["p"] is None or found["metrics"]["top1"]["p"] == 0.5
+    top1 = found["metrics"]["top1"]
+    assert top1["p"] == 0.5  # of six units it would be 2 / 2^6
+    assert top1["difference"] == pytest.approx(8 / 24)
+    assert top1["difference_std"] == pytest.approx(spread([10 / 24, 6 / 24]))
     assert "2 differences flipped, one per fold" in to_markdown(found)
+
+
+def test_a_score_that_always_differs_by_as_much_is_tested_a_count_is_not(tmp_path):
+    found = compare(rows(tmp_path / "a", [12, 12, 12], macs=9), rows(tmp_path / "b", [6, 6, 6]), "a", "b")
+    assert found["metrics"]["top1"]["p"] == 0.25
+    assert found["metrics"]["macs"]["difference"] == -991
+    assert found["metrics"]["macs"]["p"] is None
 
 
 def test_other_clips_or_classes_are_refused(tmp_path):
