@@ -136,7 +136,8 @@ def _metrics_reported(summaries: Sequence[Row]) -> list[str]:
 _MARKDOWN = (
     *("model", "runs", "clips", "top-1, measured (%)", "95 % interval", "top-5 (%)", "F1 (%)"),
     *("classes predicted", "parameters (M)", "multiply-adds (G)", "size (MB)", "training memory (MiB)"),
-    *("test memory (MiB)", "latency p50 (ms)", "reading p50 (ms)", "epoch (s)", "waiting (%)"),
+    *("test memory (MiB)", "latency p50 (ms)", "latency p95 (ms)", "clips/s", "reading p50 (ms)"),
+    *("epoch (s)", "waiting (%)"),
 )
 
 

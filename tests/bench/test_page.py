@@ -68,6 +68,13 @@ def cells_of(text):
     return {cells[0]: dict(zip(head, cells, strict=True)) for cells in lines}
 
 
+def test_times_have_their_percentiles_and_throughput(tmp_path):
+    row = read_row(write_run(tmp_path / "r") / "report.json", "m", "m")
+    (cells,) = cells_of(markdown("T", summarize([row], {}), [row])).values()
+    times = ("latency p50 (ms)", "latency p95 (ms)", "clips/s", "reading p50 (ms)", "epoch (s)")
+    assert [cells[name] for name in times] == ["10.0", "12.0", "90.0", "10.0", "3.0"]
+
+
 def test_each_row_says_whose_protocol_it_had(tmp_path):
     rows = []
     how = {"batch_size": 8, "precision": "bf16-mixed", "num_workers": 3}
