@@ -9,8 +9,9 @@ from torch import nn
 
 from lightning_har.edge.bundle import bundle
 from lightning_har.edge.export import export
-from lightning_har.edge.graphs import Graph, Normalize
+from lightning_har.edge.graphs import Graph, Normalize, build_graphs
 from lightning_har.edge.quantize_pt2e import quantize_pt2e
+from lightning_har.edge.rounding import weight_scales
 from lightning_har.edge.runtime import Recognizer, load_bundle, open_graph
 from lightning_har.edge.writers import write_executorch
 from lightning_har.errors import ConfigError
@@ -116,6 +117,32 @@ def test_eight_bits_are_spent_on_what_relu6_leaves_and_not_on_the_normalisation(
     for (frame,) in inputs:
         (given,) = run([frame.numpy()])
         assert (torch.from_numpy(given) - net(frame)[0]).abs().mean() < 0.02
+
+
+@pytest.mark.parametrize("temporal", ["gru", "lstm"])
+def test_the_matrix_products_of_a_recurrent_head_are_int8(temporal):
+    frames = 2
+    net = build_graphs(cnn_rnn(temporal, hidden=6, num_frames=frames), "frames")[1].net
+    torch.manual_seed(0)
+    inputs = [(torch.rand(1, frames, 512),) for _ in range(2)]
+    graph = quantize_pt2e(torch.export.export(net, inputs[0]), inputs)
+    aten, decomposed = torch.ops.aten, torch.ops.quantized_decomposed
+    products = [n for n in graph.graph.nodes if n.target in (aten.linear.default, aten.conv2d.default)]
+    assert len(products) == frames + 2  # a step each, the inputs of all steps together, the classifier
+    seen = {}
+    for node in products:
+        weight = node.args[1]
+        assert weight.target == decomposed.dequantize_per_channel.default
+        codes, scales, _, axis, *_ = weight.args
+        assert axis == 0
+        seen[codes.target] = [getattr(graph, name.target) for name in (codes, scales)]
+    weights = [p for p in net.parameters() if p.ndim == 2]
+    assert len(seen) == len(weights) == 3
+    for codes, scales in seen.values():
+        (weight,) = [p for p in weights if p.shape == codes.shape]
+        assert codes.dtype == torch.int8
+        torch.testing.assert_close(scales, weight_scales(weight), check_dtype=False)
+        torch.testing.assert_close(codes.float(), (weight / scales[:, None]).round().clamp(-127, 127))
 
 
 def test_a_gru_in_int8(tmp_path):
