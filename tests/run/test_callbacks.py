@@ -73,13 +73,14 @@ def test_the_share_of_waiting_is_what_was_waited(monkeypatch: pytest.MonkeyPatch
         accelerator="cpu",
         logger=False,
         max_epochs=2,
+        val_check_interval=2,
         callbacks=[data_clock, read],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(Steps(clock), DataLoader(Slow(clock, 3, 4)), DataLoader(Slow(clock, 50, 2)))
-    # Of each epoch: four batches that took 3 s each to come and 1 s to train on; validation is no part of it.
+    # Of each epoch: four batches that took 3 s each to come and 1 s to train on; validation, in its middle and at its end, is no part of it.
     assert read.read == [(12, 16, 0.75)] * 2
 
 
