@@ -21,6 +21,24 @@ from lightning_har.data.manifest import (
 from lightning_har.errors import ConfigError, DataError
 from lightning_har.types import ClassNames
 
+_LAYOUT = """
+  your own clips: a folder with a folder of clips per class, or a CSV with the columns path,label
+  layout:
+    DIR/wave/one.mp4 ...
+    DIR/clap/two.mp4 ...
+    or, where you have split them: DIR/train/wave/one.mp4 ..., DIR/val/wave/..., DIR/test/wave/...
+    or CLIPS.csv: its first line is path,label; the others are like wave/one.mp4,wave, from the CSV's folder
+  to try things out: lightning-har data fake folder DIR"""
+
+
+class OwnClips:
+    """What ``official.Source`` is to a data set that has a publisher."""
+
+    def absent(self, what: str) -> DataError:
+        """The error for clips that are not there; ``what`` is missing."""
+        return DataError(f"{what}{_LAYOUT}")
+
+
 _SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
 
@@ -40,6 +58,8 @@ class VideoFolderDataModule(ActionDataModule):
     Raises:
         DataError: On first use: a missing or empty folder, a class that cannot be split, a bad CSV.
     """
+
+    source = OwnClips()
 
     def __init__(
         self, root: str | Path, *, fold: str | int | None = None, test_fraction: float = 0.2, **kwargs: Any
@@ -132,12 +152,12 @@ def scan_folder(root: str | Path) -> Manifest:
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError(f"{root.absolute()} is not a folder; give a folder with a folder of clips per class, or a CSV")
+        raise VideoFolderDataModule.source.absent(f"{root.absolute()} is not a folder.")
     folders = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
     has_splits = bool(folders) and all(name in _SPLITS for name in folders) and "train" in map(_SPLITS.get, folders)
     places = [(f, s) for s in folders for f in _subfolders(root / s)] if has_splits else [(f, None) for f in folders]
     if not places:
-        raise DataError(f"{root.absolute()} has no folders; it must hold a folder of clips per class")
+        raise VideoFolderDataModule.source.absent(f"{root.absolute()} has no folders.")
     names = sort_names(name for name, _ in places)
     records, empty = [], []
     for name, split in places:

@@ -143,8 +143,8 @@ def test_both_figures_of_study_e_stand_side_by_side():
         assert sorted(figures.values()) == sorted([table, counted])
 
 
-OWN_DATA = {"quickstart", "synthetic", "folder"}
-"""Recipes that render their clips, or are given the user's."""
+OWN_DATA = {"quickstart", "synthetic"}
+"""Recipes that render their clips."""
 
 
 @pytest.mark.parametrize("recipe", [pytest.param(p, id=p.stem) for p in RECIPES if p.stem not in OWN_DATA])
@@ -160,6 +160,7 @@ def test_without_data_one_message_says_what_is_missing(recipe, arguments, tmp_pa
         "kinetics": ("github.com/cvdfoundation", "456 GB"),
         "msr_daily": ("msr-dailyactivity3d", "320 RGB clips"),
         "epic_kitchens": ("epic-kitchens.github.io", "320 GB"),
+        "folder": ("your own clips", "a CSV with the columns path,label"),
     }[name]
     missing = f"{tmp_path / 'nowhere'} " if arguments else f"recipe {recipe.stem} needs --data.root\n"
     for part in (f"error: {missing}", where, size, "layout:\n    DIR/"):
