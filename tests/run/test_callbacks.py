@@ -80,7 +80,8 @@ def test_the_share_of_waiting_is_what_was_waited(monkeypatch: pytest.MonkeyPatch
         enable_model_summary=False,
     )
     trainer.fit(Steps(clock), DataLoader(Slow(clock, 3, 4)), DataLoader(Slow(clock, 50, 2)))
-    # Of each epoch: four batches that took 3 s each to come and 1 s to train on; validation, in its middle and at its end, is no part of it.
+    # Of each epoch: four batches that took 3 s each to come and 1 s to train on. Validation, in the middle of an epoch
+    # and at its end, is no part of it.
     assert read.read == [(12, 16, 0.75)] * 2
 
 
