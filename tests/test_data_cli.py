@@ -125,6 +125,7 @@ def test_flow_is_stored_for_the_data_module(tmp_path, capsys):
     assert data("flow", tmp_path / "clips", "--out", tmp_path / "flow", "--method", "guess") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("bsdtar"), reason="bsdtar is not installed")
 def test_prepare_unpacks_hmdb51_as_it_is_published_and_reencodes_it(tmp_path, capsys):
     HMDB51DataModule.fake(tmp_path / "fake")

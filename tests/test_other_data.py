@@ -37,6 +37,7 @@ def call(tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_on_a_csv_keeps_what_any_data_takes(call, clips, tmp_path):
     report = call("--on", str(clips))
     assert report["protocol"]["data"] == "VideoFolderDataModule"

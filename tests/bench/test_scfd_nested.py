@@ -39,6 +39,7 @@ def test_pooled_joins_what_it_is_asked_for(script):
     np.testing.assert_allclose(script.pooled(clip, "a:mean+std+max+step,b:mean"), [2, 4, 1, 2, 3, 6, 2, 4, 5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["logistic", "svm", "trees", "gru", "attention"])
 def test_every_classifier_learns_what_can_be_learnt(script, data, kind, monkeypatch):
     pytest.importorskip("sklearn")
