@@ -21,8 +21,8 @@ import torch
 
 from lightning_har import CNNRNNModule, FeatureDataModule, VideoFolderDataModule
 from lightning_har.bench.report import hardware
+from lightning_har.data.extract import extract_features
 from lightning_har.data.fake import fake_frames, write_video
-from lightning_har.data.features import extract_features
 from lightning_har.nets.preprocess import normalize
 
 HERE = Path(__file__).resolve().parent

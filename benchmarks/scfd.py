@@ -32,7 +32,7 @@ from lightning_har.bench.benchmark import benchmark
 from lightning_har.bench.compare import read_rows
 from lightning_har.bench.harness import Settings
 from lightning_har.bench.rows import Row
-from lightning_har.data.features import ManifestDataModule, extract_features
+from lightning_har.data.extract import ManifestDataModule, extract_features
 from lightning_har.data.manifest import Manifest
 from lightning_har.nets.preprocess import normalize
 

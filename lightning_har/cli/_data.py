@@ -41,7 +41,7 @@ def open_data(
         ConfigError: No such data set, file or folder; an option that it does not have.
     """
     if split_column is not None:
-        from lightning_har.data.features import ManifestDataModule
+        from lightning_har.data.extract import ManifestDataModule
         from lightning_har.data.manifest import Manifest
 
         return ManifestDataModule(Manifest.from_csv(text, split_column=split_column), **kwargs)

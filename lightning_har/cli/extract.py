@@ -73,7 +73,7 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Extract; 1 where clips could not be read."""
-    from lightning_har.data.features import extract_features
+    from lightning_har.data.extract import extract_features
     from lightning_har.spec import InputSpec
 
     if args.engine == "processes":

@@ -13,14 +13,9 @@ import torch
 
 from lightning_har import CNNRNNModule, VideoFolderDataModule
 from lightning_har._lightning import Trainer
+from lightning_har.data.extract import ManifestDataModule, extract_features, feature_file
 from lightning_har.data.fake import write_fake_folder
-from lightning_har.data.features import (
-    FeatureDataModule,
-    ManifestDataModule,
-    extract_features,
-    feature_file,
-    open_features,
-)
+from lightning_har.data.features import FeatureDataModule, open_features
 from lightning_har.data.manifest import Manifest, Record
 from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.spec import InputSpec, Sampling

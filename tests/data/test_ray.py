@@ -16,8 +16,8 @@ from ray_jobs import refuse, square, visible_gpus
 from lightning_har import VideoFolderDataModule
 from lightning_har.cli.main import main
 from lightning_har.data.check import check_files, read_report
+from lightning_har.data.extract import extract_features
 from lightning_har.data.fake import write_fake_folder, write_video
-from lightning_har.data.features import extract_features
 from lightning_har.data.flow import FlowVideo, cache_flow
 from lightning_har.data.folder import scan_folder
 from lightning_har.data.parallel import Died, map_unordered
@@ -184,9 +184,9 @@ def test_a_clip_that_fails_or_kills_is_named_alone(cluster, sound, tmp_path):
 
 KILLED = """
 import os, signal, sys
-import lightning_har.data.features as features
+import lightning_har.data.extract as extract
 from test_ray import colours, folder
-real, stored = features._store, 0
+real, stored = extract._store, 0
 def store(*arguments):
     global stored
     real(*arguments)
@@ -194,8 +194,8 @@ def store(*arguments):
     if stored == 4:
         os.kill(os.getpid(), signal.SIGKILL)
 if __name__ == "__main__":
-    features._store = store
-    features.extract_features(colours, folder(sys.argv[1]), sys.argv[2], engine="ray")
+    extract._store = store
+    extract.extract_features(colours, folder(sys.argv[1]), sys.argv[2], engine="ray")
 """
 
 
