@@ -77,15 +77,7 @@ class RunProgress(Callback):  # type: ignore[misc]
         total = sum(trainer.num_test_batches)
         self._start(trainer, "testing", total if math.isfinite(total) else None)
 
-    def on_test_batch_end(
-        self,
-        trainer: Any,
-        pl_module: Any,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_test_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         """Move on."""
         if self._bar is not None:
             self._bar.advance(self._task)
