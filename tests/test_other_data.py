@@ -50,6 +50,7 @@ def test_on_a_csv_keeps_what_any_data_takes(call, clips, tmp_path):
     assert again["protocol"] == report["protocol"]
 
 
+@pytest.mark.slow
 def test_on_another_official_data_set(call, tmp_path):
     HMDB51DataModule.fake(tmp_path / "hmdb51")
     report = call("--on", f"hmdb51:{tmp_path / 'hmdb51'}", "--data.split", "2")
