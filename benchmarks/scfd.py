@@ -5,15 +5,16 @@ together, with several seeds, on features of a frozen MobileNetV2 (25 uniform fr
 those of scfd_heads.py, were fixed before the first run, every model trains for the same number of epochs, and the last
 one is scored. A tenth of the four training folds, whole source videos, is held out for a validation that has no say. Of
 study E these are the heads over MobileNetV2, of 256 units instead of its 1280, not those over Inception-v3, of which no
-ImageNet weights were at hand. Parameters and times are the head's alone, without the backbone; other work ran beside.
+ImageNet weights were at hand. Parameters and times are the head's alone, without the backbone; beside the runs on the
+CPU other work ran.
 
 Each run has a process of its own, by the harness of ``lightning-har benchmark``.
 
-    python benchmarks/scfd.py FOLDS.csv WEIGHTS.tflite [--work runs/scfd] [--smoke]
+    python benchmarks/scfd.py FOLDS.csv WEIGHTS.tflite [--accelerator cuda] [--work runs/scfd] [--smoke]
 
 FOLDS.csv has the columns path, label, group, fold; WEIGHTS.tflite is the quantized MobileNetV2 1.0 at 224. Stopped, the
 same command goes on. Writes results/scfd.csv (a row a model, by folds), and what the harness writes (results.json, .csv
-with a row a run, .html and pictures) into results/scfd.
+with a row a run, .html and pictures) into results/scfd; of another accelerator, scfd_cuda.csv and scfd_cuda.
 """
 
 from __future__ import annotations
@@ -65,10 +66,14 @@ def main() -> int:
     parser.add_argument("--features", type=Path, help="folder of the features (default: features in --work)")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--smoke", action="store_true", help="two folds, a seed, an epoch: does it run?")
-    parser.add_argument("--work", type=Path, help="where the runs go (default: runs/scfd, or runs/scfd_smoke)")
+    told = "that trains the heads, as Lightning's Trainer takes it (default: cpu); features are extracted on the CPU"
+    parser.add_argument("--accelerator", default="cpu", help=told)
+    parser.add_argument("--work", type=Path, help="where the runs go (default: in runs/, named as the results)")
     parser.add_argument("--out", type=Path, help="(default: benchmarks/results; of --smoke, results in --work)")
     args = parser.parse_args()
-    work = args.work or HERE.parent / "runs" / ("scfd_smoke" if args.smoke else "scfd")
+    name = "scfd" if args.accelerator == "cpu" else f"scfd_{args.accelerator}"
+    title = TITLE if args.accelerator == "cpu" else f"{TITLE} ({args.accelerator})"
+    work = args.work or HERE.parent / "runs" / (f"{name}_smoke" if args.smoke else name)
     out = args.out or (work / "results" if args.smoke else HERE / "results")
     features = args.features or work / "features"
     folds = extract(args.folds, args.weights, features)
@@ -76,27 +81,27 @@ def main() -> int:
         seeds=(0,) if args.smoke else tuple(range(args.seeds)),
         folds=folds[:2] if args.smoke else folds,
         data=f"features:{features.resolve()}",
-        accelerator="cpu",
+        accelerator=args.accelerator,
         arguments=("--epochs", "1") if args.smoke else (),
     )
-    models = benchmark([str(HEADS)], work, settings, title=TITLE, say=lambda line: print(line, flush=True))
+    models = benchmark([str(HEADS)], work, settings, title=title, say=lambda line: print(line, flush=True))
     if any(model["failed"] for model in models):
         print(f"some runs failed, and {work / 'results.html'} says why; the same command does them again")
         return 1
-    write(out, models, read_rows(work))
-    (out / "scfd").mkdir(exist_ok=True)
+    write(out / f"{name}.csv", models, read_rows(work))
+    (out / name).mkdir(exist_ok=True)
     for pattern in ("results.json", "results.csv", "results.html", "accuracy_*.png"):
         for file in work.glob(pattern):
-            shutil.copyfile(file, out / "scfd" / file.name)
+            shutil.copyfile(file, out / name / file.name)
     print(f"written to {out}")
     return 0
 
 
-def write(out: Path, models: Sequence[Row], runs: Sequence[Row]) -> None:
+def write(path: Path, models: Sequence[Row], runs: Sequence[Row]) -> None:
     """The table by folds, which is printed too."""
-    out.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     of = {model["name"]: [run for run in runs if run["name"] == model["name"]] for model in models}
-    with (out / "scfd.csv").open("w", newline="") as file:
+    with path.open("w", newline="") as file:
         writer = csv.writer(file)
         head = ["model", "top1_mean", "ci95_over_folds", "std_over_folds", "folds", "seeds", "hardware", "commit"]
         writer.writerow(head)
@@ -110,7 +115,8 @@ def write(out: Path, models: Sequence[Row], runs: Sequence[Row]) -> None:
 
 def where(runs: Sequence[Row]) -> tuple[str, str]:
     """On what hardware, and at what commit; all of them, of runs that differ."""
-    hardware = dict.fromkeys(run["identity"]["hardware"]["cpu"] for run in runs)
+    machines = [run["identity"]["hardware"] for run in runs]
+    hardware = dict.fromkeys(m["cpu"] if m["accelerator"] == "cpu" else m["accelerator"] for m in machines)
     commits = dict.fromkeys(run["identity"]["commit"] or "" for run in runs)
     return "; ".join(hardware), "; ".join(commits)
 

@@ -16,6 +16,7 @@ parser.add_argument("--out", type=Path)
 parser.add_argument("--resume", type=Path)
 parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--data.batch_size", dest="batch", type=int, default=8)
+parser.add_argument("--trainer.accelerator", dest="accelerator", default="cpu")
 args, _ = parser.parse_known_args()
 REPORTED = {{"on": "Elsewhere", "top1": {{"table 1": 0.75}}}}
 folder = args.out or args.resume
@@ -23,7 +24,7 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / "config.yaml").write_text("data:\\n  batch_size: " + str(args.batch) + "\\n")
 print("resumed" if args.resume else "fresh", args.seed, args.batch)
 {body}
-write_run(folder, args.seed, right={right})
+write_run(folder, args.seed, right={right}, accelerator=args.accelerator)
 """
 
 
@@ -36,7 +37,19 @@ def write_recipe(path, *, body="", right="12"):
     return path
 
 
-def write_run(folder, seed=0, *, right=12, clips=24, fold=None, names=NAMES, macs=1000, digest="d", protocol=None):
+def write_run(
+    folder,
+    seed=0,
+    *,
+    right=12,
+    clips=24,
+    fold=None,
+    names=NAMES,
+    macs=1000,
+    digest="d",
+    protocol=None,
+    accelerator="cpu",
+):
     """A run's folder: the first ``right`` of ``clips`` videos are named rightly, the rest one class on."""
     folder.mkdir(parents=True, exist_ok=True)
     labels = [i % len(names) for i in range(clips)]
@@ -64,7 +77,7 @@ def write_run(folder, seed=0, *, right=12, clips=24, fold=None, names=NAMES, mac
         "recipe": "fake",
         "commit": "abc",
         "versions": {"python": "3", "torch": "2"},
-        "hardware": {"machine": "m", "cpu": "c", "cores": 2, "threads": 1, "accelerator": "cpu"},
+        "hardware": {"machine": "m", "cpu": "c", "cores": 2, "threads": 1, "accelerator": accelerator},
         "seed": seed,
         "protocol": {
             "data": "Fake",

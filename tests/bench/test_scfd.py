@@ -111,6 +111,17 @@ def test_a_smoke_is_small_and_leaves_the_results_alone(script, tmp_path, monkeyp
     assert "--epochs 1" in (tmp_path / "work/runs/heads/seed0-fold0.log").read_text()
 
 
+def test_another_accelerator_reaches_the_runs_and_has_results_of_its_own(script, tmp_path, monkeypatch):
+    write_recipe(tmp_path / "heads.py")
+    for accelerator in ("cpu", "cuda"):
+        given = ("--seeds", "1", "--accelerator", accelerator, "--work", str(tmp_path / accelerator))
+        assert call(script, tmp_path, monkeypatch, *given, "--out", str(tmp_path / "out")) == 0
+    names = ("scfd", "scfd_cuda")
+    assert [rows_of(tmp_path / "out" / f"{name}.csv")[0]["hardware"] for name in names] == ["c", "cuda"]
+    records = [json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in names]
+    assert [record["title"] for record in records] == [script.TITLE, f"{script.TITLE} (cuda)"]
+
+
 def test_no_table_is_written_of_half_the_runs(script, tmp_path, monkeypatch, capsys):
     write_recipe(tmp_path / "heads.py", body="if args.seed: sys.exit('error: broken')")
     assert call(script, tmp_path, monkeypatch, "--out", str(tmp_path / "out")) == 1
