@@ -31,11 +31,12 @@ HEAD = """# Results
 Every number here was measured by a script of this repository, on the machine that its table names. What a study
 reports stands beside it as reported, on that study's data. This page is written by `benchmarks/make_results.py`.
 """
+NO_GPU = "No GPU was at hand: every number here is a CPU's, and there is none of a GPU.\n"
 
 
 def page() -> tuple[str, list[Path]]:
     """The page's text, and the pictures that it shows."""
-    parts, pictures = [HEAD], []
+    parts, pictures = [HEAD, *[NO_GPU] * (accelerators() <= {"cpu"})], []
     for place in sorted(RESULTS.iterdir()):
         if (place / "results.json").is_file():
             record = json.loads((place / "results.json").read_text(encoding="utf-8"))
@@ -53,6 +54,18 @@ def page() -> tuple[str, list[Path]]:
                 parts.append(f"![{place.stem}](results/{RESULTS.name}-{picture.name})\n")
                 pictures.append(picture)
     return "\n".join(parts), pictures
+
+
+def accelerators() -> set[str]:
+    """What runs and tables name as their accelerator or device; "cpu" is none."""
+    found = set()
+    for path in RESULTS.glob("*.csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            found |= {row.get(name) or "cpu" for row in csv.DictReader(file) for name in ("accelerator", "device")}
+    for path in RESULTS.glob("*/results.json"):
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        found |= {run["identity"]["hardware"]["accelerator"] for run in runs if run["identity"] is not None}
+    return found
 
 
 def told_by(path: Path) -> tuple[str, str, str]:

@@ -3,12 +3,14 @@
 import csv
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from harness_runs import write_recipe
 
 from lightning_har.bench.benchmark import benchmark
+from lightning_har.bench.harness import Settings
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -83,6 +85,28 @@ def test_a_benchmark_is_shown_with_what_is_reported_beside_it(script, tmp_path):
     assert {f"bench-accuracy_{name}.png" for name in ("memory", "latency", "size")} <= pictures
     for name in pictures:
         assert f"(results/{name})" in text
+
+
+def test_that_there_is_no_gpu_is_said_until_there_is_one(script, tmp_path):
+    recipe, results = str(write_recipe(tmp_path / "mine.py")), tmp_path / "scripts" / "results"
+    (tmp_path / "scripts" / "bench.py").write_text('"""All.\n\nOf them, told once.\n"""\n')
+    page = tmp_path / "docs" / "results.md"
+    write_csv(results / "x.csv", [["k", "accelerator"], ["1", "cpu"]])
+    benchmark([recipe], results / "bench", Settings(accelerator="cpu"), title="All", say=lambda line: None)
+    script.main()
+    assert script.NO_GPU in page.read_text()
+    on_gpu = {"settings": Settings(accelerator="cuda"), "title": "All (cuda)", "say": lambda line: None}
+    benchmark([recipe], results / "bench_cuda_bf16-mixed", **on_gpu)
+    script.main()
+    text = page.read_text()
+    assert script.NO_GPU not in text
+    assert "## All\n\nOf them, told once." in text
+    assert "## All (cuda)\n\nOf them, told once." in text  # by the same script
+    assert "- machine: c, 2 cores, 1 threads, cuda" in text
+    shutil.rmtree(results / "bench_cuda_bf16-mixed")
+    write_csv(results / "x.csv", [["k", "accelerator"], ["1", "Chip 7"]])
+    script.main()
+    assert script.NO_GPU not in page.read_text()
 
 
 def test_check_finds_a_page_that_is_not_current(script, tmp_path, monkeypatch, capsys):
