@@ -267,7 +267,7 @@ def test_commands_run(
         if told in ELSEWHERE or "--engine ray" in told:
             continue
         if "executorch" in words and importlib.util.find_spec("executorch") is None:
-            continue  # an extra that is not part of [dev]
+            continue  # [dev] brings it, other installations need not
         if words[0] == "python":  # of a bundle, in its folder
             command = [sys.executable, *words[1:-1], str(tmp_path / words[-1])]
             done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "bundle")
