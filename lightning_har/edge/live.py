@@ -26,7 +26,7 @@ from lightning_har.edge.runtime import (
     read_clip,
     top,
 )
-from lightning_har.edge.source import LiveSource, open_live
+from lightning_har.edge.source import LiveSource, open_live, without_login
 from lightning_har.errors import ConfigError, HarError
 
 
@@ -134,8 +134,9 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     is_path = not args.source.isdigit() and "://" not in args.source
     # First, so that av is imported by one thread alone: two at once deadlock in its circular imports.
     convert = Converter(bundle.spec, bundle.sampling)
+    name = without_login(args.source)
     source = LiveSource(
-        lambda: open_live(args.source, paced=is_path), args.source, _say, retry=not is_path, seconds=args.seconds
+        lambda: open_live(args.source, paced=is_path), name, _say, retry=not is_path, seconds=args.seconds
     )
     annotator = Annotator(args.output, bundle) if args.output else None
     network, to_label = Stopwatch(), Stopwatch()

@@ -6,6 +6,7 @@ dropped and counted, so that a label is of now and not of a minute ago.
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -85,7 +86,7 @@ class LiveSource:
                     raise failure
                 if not self._retry:
                     return
-                reason = str(failure or "ended")
+                reason = str(failure or "ended").removeprefix(f"{self._name}: ")
             elif time.perf_counter() - reader.heard >= self._stall:
                 reason = f"no frame for {self._stall:g} s"
                 if not self._retry:
@@ -174,6 +175,7 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
     import av
 
     limit = str(int(FFMPEG_SECONDS * 1e6))
+    shown, silent = without_login(source), f"sent no picture for {FFMPEG_SECONDS:g} s"
     name, form, options = source, None, {"rw_timeout": limit}
     timeout: tuple[float, float] | None = (FFMPEG_SECONDS, FFMPEG_SECONDS)
     if source.isdigit():
@@ -182,24 +184,34 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
         options = {"rtsp_transport": "tcp", "timeout": limit}
     elif "://" not in source:
         options, timeout = {}, None
+    heard = time.perf_counter()
     try:
         with av.open(name, format=form, options=options, timeout=timeout) as container:
             if not container.streams.video:
-                raise DecodeError(f"{source}: has no video stream")
+                raise DecodeError(f"{shown}: has no video stream")
             begin, first = time.perf_counter(), None
+            # FFmpeg opens an RTSP stream by its description, and no picture within the time is no error yet.
+            if timeout is not None and begin - heard >= FFMPEG_SECONDS and not container.streams.video[0].width:
+                raise DecodeError(f"{shown}: {silent}")
             for frame in frames_of(container, live=timeout is not None):
+                heard = time.perf_counter()
                 if paced and frame.time is not None:
                     first = frame.time if first is None else first
                     time.sleep(max(0.0, frame.time - first - (time.perf_counter() - begin)))
                 yield frame
-    except av.error.ExitError as error:  # FFmpeg's word for it is "Immediate exit requested"
-        raise DecodeError(f"{source}: sent nothing for {FFMPEG_SECONDS:g} s") from error
     except av.error.ProtocolNotFoundError as error:
-        raise ConfigError(f"{source}: this PyAV knows no such protocol; give rtsp:// or http://") from error
+        raise ConfigError(f"{shown}: this PyAV knows no such protocol; give rtsp:// or http://") from error
     except (av.FFmpegError, OSError) as error:
-        raise DecodeError(f"{source}: {getattr(error, 'strerror', None) or error}") from error
+        # FFmpeg's words for running out of time: "Immediate exit requested", or "Input/output error".
+        late = timeout is not None and time.perf_counter() - heard >= FFMPEG_SECONDS
+        raise DecodeError(f"{shown}: {silent if late else getattr(error, 'strerror', None) or error}") from error
     except ValueError as error:  # PyAV's, for a format that it was built without
-        raise ConfigError(f"{source}: {error}") from error
+        raise ConfigError(f"{shown}: {error}") from error
+
+
+def without_login(source: str) -> str:
+    """An address as messages name it: without the user and the password in it."""
+    return re.sub(r"(?<=://)[^/]*@", "", source)
 
 
 def frames_of(source: Any, *, live: bool) -> Iterator[Any]:

@@ -57,7 +57,7 @@ def test_a_camera_by_number_on_windows_is_refused(monkeypatch):
 
 def test_a_server_that_accepts_and_sends_nothing_is_given_up(monkeypatch):
     monkeypatch.setattr(source_file, "FFMPEG_SECONDS", 0.3)
-    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(DecodeError, match=r"nothing for 0\.3 s"):
+    with socket.create_server(("127.0.0.1", 0)) as server, pytest.raises(DecodeError, match=r"no picture for 0\.3 s"):
         next(open_live(f"tcp://127.0.0.1:{server.getsockname()[1]}", paced=False))
 
 
