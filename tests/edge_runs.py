@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 
 
 def without_torch(*command, missing=(), **kwargs):
@@ -23,3 +25,22 @@ def without_torch(*command, missing=(), **kwargs):
         timeout=120,
         **kwargs,
     )
+
+
+def interrupted(*command, wait_for, then=0.3):
+    """Run Python until Ctrl-C, some seconds after a word of it; its exit code and all that it said."""
+    process = subprocess.Popen(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = ""
+    for line in process.stdout:
+        said += line
+        if wait_for in line:
+            break
+    time.sleep(then)
+    process.send_signal(signal.SIGINT)
+    rest, _ = process.communicate(timeout=60)
+    return process.returncode, said + rest

@@ -2,15 +2,11 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
-import sys
-import time
 from collections import deque
 
 import pytest
 from edge_models import FRAMES
-from edge_runs import without_torch
+from edge_runs import interrupted, without_torch
 
 from lightning_har.edge import live
 from lightning_har.edge.live import main as run_bundle
@@ -66,13 +62,13 @@ def test_what_is_printed_for_people(made, video, live, capsys):
     ids=["stalled", "lost"],
 )
 def test_ctrl_c_ends_a_camera(made, video, then, wait_for, words):
-    done, said = interrupted(made, video, then, wait_for)
+    done, said = interrupted_camera(made, video, then, wait_for)
     assert done == 0
     assert [word for word in words if word not in said] == []
     assert "Traceback" not in said
 
 
-def interrupted(folder, video, then, wait_for):
+def interrupted_camera(folder, video, then, wait_for):
     """The exit code and words of the runner on a camera that shows a clip and then does something, sent a SIGINT."""
     code = (
         "import signal, sys, time\n"
@@ -87,21 +83,7 @@ def interrupted(folder, video, then, wait_for):
         "live.open_live = camera\n"
         "sys.exit(live.main(['0', '--span', '0.01', '--json', '--threads', '1'], folder=sys.argv[1]))\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(folder), str(video)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    said = ""
-    for line in process.stdout:
-        said += line
-        if wait_for in line:
-            break
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    rest, _ = process.communicate(timeout=60)
-    return process.returncode, said + rest
+    return interrupted("-c", code, folder, video, wait_for=wait_for)
 
 
 # -- bad input -------------------------------------------------------------------------------------------------
