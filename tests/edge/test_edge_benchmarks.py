@@ -83,3 +83,23 @@ def test_mobilenetv2_beside_litert(tmp_path):
     agreement = {row["engine"]: float(row["top1_as_pytorch_float"]) for row in rows}
     assert agreement["ort float"] == 1
     assert agreement["ort int8"] >= 0.75
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1900)
+def test_int8_gru_beside_pytorch(class_folder, tmp_path):
+    out = tmp_path / "g.csv"
+    options = ("--videos", class_folder, "--threads", 1, "--rounds", 2, "--csv", out)
+    rows, said = rows_of(out, "edge_gru.py", *options, cache=tmp_path)
+    assert [row["path"] for row in rows] == ["int8 bundle", "float bundle", "pytorch float eager"]
+    int8, full, eager = rows
+    assert 3 * float(int8["size_mb"]) < float(full["size_mb"])
+    assert float(full["size_mb"]) == pytest.approx(float(eager["size_mb"]), rel=0.1)
+    assert all(float(row["clip_p50_ms"]) > 0 for row in rows)
+    assert 0 <= float(int8["agreement"]) <= 1
+    assert {(row["rounds"], row["trained"]) for row in rows} == {("2", "False")}
+    assert [line.partition(":")[0] for line in said.splitlines() if "wanted at most" in line] == [
+        "time / PyTorch eager",
+        "size / float",
+        "peak RSS in MB",
+    ]
