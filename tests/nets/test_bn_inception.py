@@ -89,6 +89,14 @@ def test_published_file_loads_by_path(net, tmp_path, channels):
     torch.testing.assert_close(first.sum(1), net.conv1_7x7_s2.weight.sum(1))
 
 
+@pytest.mark.parametrize("channels", [3, 2])
+def test_a_file_of_another_network(tmp_path, channels):
+    path = tmp_path / "other.pth"
+    torch.save({"conv1.weight": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match=rf"{path} do not fit BNInception: \d+ missing: .* and \d+ more"):
+        bn_inception(pretrained=str(path), in_channels=channels)
+
+
 def test_as_a_backbone():
     backbone = build_backbone("bn_inception", pretrained=False, in_channels=10).eval()
     assert backbone.num_features == 1024

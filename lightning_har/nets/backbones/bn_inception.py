@@ -166,7 +166,7 @@ def bn_inception(pretrained: bool | str = False, in_channels: int = 3) -> Backbo
             state = from_published(load_state_dict(path))
         else:
             raise ConfigError(f"{path} is neither .pth, .pt nor .safetensors")
-        if in_channels != 3:
+        if in_channels != 3 and "conv1_7x7_s2.weight" in state:
             state["conv1_7x7_s2.weight"] = spread_first_layer(state["conv1_7x7_s2.weight"], in_channels)
         strict_load(net, state, head_prefixes=("last_linear.",), drop_head=True, what=str(path))
     backbone = Backbone(net, "bn_inception", net.num_features, (224, 224))
