@@ -29,7 +29,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
         WeightsError: The file is missing or damaged, would run code to be read, or holds no state dict.
     """
     path = Path(path)
-    content = _load(path)
+    content = read_torch(path)
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -45,12 +45,24 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _load(path: Path) -> Any:
+def read_torch(path: str | Path) -> Any:
+    """Read whatever ``torch.save`` wrote, as tensors and plain values.
+
+    Args:
+        path: The file, as in ``load_state_dict``.
+
+    Raises:
+        WeightsError: The file is missing, damaged or of another kind, or would run code to be read.
+    """
+    path = Path(path)
     try:
         with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"
+            start = file.read(4)
     except OSError as error:
         raise WeightsError(f"{path} cannot be read: {error.strerror or error}") from error
+    is_zip = start == b"PK\x03\x04"
+    if not is_zip and start[:1] != b"\x80":  # with which a pickle begins
+        raise WeightsError(f"{path} is no PyTorch file, whatever its name; give one that torch.save or a Trainer wrote")
     try:
         # Only the zip format can be mapped; and torch goes by the name where it is given one.
         if is_zip and path.suffix != ".safetensors":
@@ -67,5 +79,6 @@ def _load(path: Path) -> Any:
     except Exception as error:  # a damaged file can make the reader stumble over anything
         summary = str(error).strip().splitlines()
         raise WeightsError(
-            f"{path} is damaged or not a PyTorch file: {type(error).__name__}: {summary[0] if summary else ''}"
+            f"{path} is damaged or cut short: {type(error).__name__}: {summary[0] if summary else ''}; "
+            "fetch or copy it again"
         ) from error

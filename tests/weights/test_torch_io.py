@@ -103,6 +103,14 @@ def test_cut_anywhere_is_a_clear_error(tmp_path, state, options):
             load_state_dict(path)
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights", b"<html>"])
+def test_another_kind_of_file(tmp_path, content):
+    path = tmp_path / "net.pth"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"net\.pth is no PyTorch file, whatever its name; give one"):
+        load_state_dict(path)
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(WeightsError, match="cannot be read: No such file"):
         load_state_dict(tmp_path / "absent.pth")
