@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_har._lightning import make_trainer, pl, quiet_lightning
 from lightning_har.arguments import Arguments, parse
 from lightning_har.bench.latency import measure_reading
@@ -56,6 +54,8 @@ from lightning_har.run_folder import (
 )
 from lightning_har.spec import Sampling
 from lightning_har.types import ClassNames
+from lightning_har.weights.matching import strict_load
+from lightning_har.weights.torch_io import read_torch
 
 ExtraMetrics = Callable[[Predictions], Mapping[str, float]]
 """Further scores of a head's predictions on the test videos, by name."""
@@ -193,8 +193,8 @@ def _run_one(
         notes.write()  # where nothing was left to train
     scores: dict[str, Any] = {}
     if best.best_model_path:
-        state = torch.load(best.best_model_path, map_location="cpu", weights_only=True)
-        module.load_state_dict(state["state_dict"])
+        state = read_torch(best.best_model_path)
+        strict_load(module, state["state_dict"], what=best.best_model_path)
         scores = {"val": split_scores(log.row_of(state["epoch"]), "val_", module)} if not args.refit_all else {}
         del state
     elif trainer.max_epochs == 0:  # checkpoints that are only put together

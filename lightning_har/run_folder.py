@@ -11,11 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lightning_har._lightning import Callback, interruptible
 from lightning_har.arguments import Arguments
-from lightning_har.errors import ConfigError
+from lightning_har.errors import ConfigError, WeightsError
+from lightning_har.weights.torch_io import read_torch
 
 BEST, LAST, CONFIG, REPORT = "best.ckpt", "last.ckpt", "config.yaml", "report.json"
 
@@ -76,11 +75,9 @@ def find_place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path
 
 def _check_resumable(checkpoint: Path) -> None:
     try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # any file may have been named, or one be damaged: torch stumbles in many ways
-        raise ConfigError(
-            f"nothing to resume: {checkpoint} is no checkpoint, or is damaged; give a run's folder, or its {LAST}"
-        ) from error
+        state = read_torch(checkpoint)
+    except WeightsError as error:
+        raise ConfigError(f"nothing to resume: {error}. --resume takes a run's folder, or its {LAST}") from error
     if not isinstance(state, dict) or "optimizer_states" not in state:
         raise ConfigError(f"{checkpoint} holds weights only; resume from a run's {LAST}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,7 @@ from typing_extensions import TypedDict, Unpack
 
 from lightning_har._lightning import LightningModule
 from lightning_har._version import __version__
-from lightning_har.errors import ConfigError
+from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.modules.aids import distillation, mix, recompute
 from lightning_har.modules.metrics import IGNORE as IGNORE
 from lightning_har.modules.metrics import metrics_by_head
@@ -25,6 +25,7 @@ from lightning_har.modules.optimizers import build_optimizer, build_schedule
 from lightning_har.nets.preprocess import check_clip, normalize
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video, to_class_names
+from lightning_har.weights.matching import check_fit
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -148,6 +149,7 @@ class ActionRecognizer(LightningModule):
         self.class_names: ClassNames | None = None
         self._heads = dict(num_classes) if isinstance(num_classes, Mapping) else {"action": num_classes}
         self._teacher: ActionRecognizer | None = None
+        self._saved_by: str | None = None
         self._check_weights()
         recompute(net, self.options["checkpoint_stages"])
         if num_classes:
@@ -492,10 +494,35 @@ class ActionRecognizer(LightningModule):
         ours = checkpoint.get("lightning_har")
         if ours is None:
             return
+        self._saved_by = ours["class"]
         if ours["class_names"] is not None:
             self.class_names = to_class_names(ours["class_names"])
         if ours["eval_sampling"] is not None:
             self.eval_sampling = Sampling.from_dict(ours["eval_sampling"])
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As torch does, but with our words for what does not fit, and with what to do about it.
+
+        Raises:
+            WeightsError: Tensors are missing, left over or of another shape; the first of each are named.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict, assign)
+        except RuntimeError:
+            own = self.state_dict()
+            names = own.keys() | state_dict.keys() if strict else own.keys() & state_dict.keys()
+            file = self._trainer.ckpt_path if self._trainer is not None else None
+            what = f"the weights in {file}" if file else "the weights"
+            if self._saved_by not in (None, type(self).__name__):
+                what += f", of a {self._saved_by},"
+            check_fit(
+                _shapes(own, names),
+                _shapes(state_dict, names),
+                network=type(self).__name__,
+                what=what,
+                remedy=_REMEDY if file else None,
+            )
+            raise
 
     @classmethod
     def offline(cls, arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -568,14 +595,30 @@ class ActionRecognizer(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, **kwargs: Any) -> Self:
-        """Lightning's own, which here fetches nothing: the checkpoint holds all weights."""
+        """Lightning's own, which here fetches nothing: the checkpoint holds all weights.
+
+        Raises:
+            WeightsError: They do not fit the module that the checkpoint's arguments, or those given, build.
+        """
         kwargs.setdefault("weights_only", True)
-        module: Self = super().load_from_checkpoint(checkpoint_path, **kwargs)  # type: ignore[misc]
+        try:
+            module: Self = super().load_from_checkpoint(checkpoint_path, **kwargs)  # type: ignore[misc]
+        except WeightsError as error:
+            raise WeightsError(f"{checkpoint_path}: {error}") from error
         return module
 
 
+_REMEDY = (
+    "Give the arguments and the data that they were trained with (a run's are in its config.yaml), or train anew "
+    "without them."
+)
+
 # Suffixed, since a ModuleDict refuses the name of one of its methods ("train").
 _METRIC_SETS = ("train_", "val_", "test_clip_", "test_video_")
+
+
+def _shapes(state: Mapping[str, Any], names: Collection[str]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(getattr(value, "shape", ())) for name, value in state.items() if name in names}
 
 
 def _map(video: Video, f: Any) -> Video:

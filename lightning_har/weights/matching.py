@@ -58,6 +58,7 @@ def check_fit(
     network: str,
     head_prefixes: tuple[str, ...] = (),
     what: str = "the weights",
+    remedy: str | None = None,
 ) -> None:
     """Compare names and shapes.
 
@@ -67,6 +68,7 @@ def check_fit(
         network: The network's name, for the message.
         head_prefixes: Names that begin with one of these belong to the head.
         what: What the weights are, to begin an error with.
+        remedy: To end it with; None says which arguments to look at.
 
     Raises:
         WeightsError: Tensors are missing, left over or of another shape; all three are named.
@@ -86,7 +88,7 @@ def check_fit(
     if shapes:
         problems.append(f"{len(shapes)} of another shape: {_some(shapes)}")
     if problems:
-        remedy = _remedy([*missing, *extra, *shapes], head_prefixes)
+        remedy = remedy or _remedy([*missing, *extra, *shapes], head_prefixes)
         raise WeightsError(f"{what} do not fit {network}: {'; '.join(problems)}. {remedy}")
 
 

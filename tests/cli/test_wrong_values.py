@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from cli_runs import check, save_checkpoint, save_run
 
 from lightning_har.data.fake import write_fake_folder
@@ -67,9 +68,16 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "run").mkdir()
     save_run(folder / "run")
     FeatureDataModule.fake(folder / "features")
+    (folder / "text.ckpt").write_text("no checkpoint")
     heads = CNNRNNModule(2, backbone=None, feature_dim=16, temporal="avg")
     heads.class_names = ("clap", "wave")
     save_checkpoint(heads, folder / "heads.ckpt")
+    best = folder / "run" / "best.ckpt"
+    (folder / "cut.ckpt").write_bytes(best.read_bytes()[:-1000])
+    checkpoint = torch.load(best, weights_only=True)
+    torch.save({**checkpoint, "optimizer_states": []}, folder / "last.ckpt")
+    checkpoint["hyper_parameters"]["backbone"] = "mobilenetv2_050"
+    torch.save(checkpoint, folder / "other.ckpt")
     return folder
 
 
@@ -119,6 +127,14 @@ EXTRACT = "extract --model mobilenetv2_035 --weights none --size 32 --data clips
         (f"predict {CLIP} --model heads.ckpt --windows", "takes stored features"),
         (f"show gradcam {CLIP} --model heads.ckpt --out out.png", "takes stored features"),
         ("test heads.ckpt --data clips --out out", "--data features:DIR"),
+        ("test cut.ckpt --data clips --out out", "cut.ckpt is damaged or cut short"),
+        (f"predict {CLIP} --model cut.ckpt", "cut.ckpt is damaged or cut short"),
+        ("test other.ckpt --data clips --out out", "other.ckpt: the weights do not fit"),
+        (f"predict {CLIP} --model other.ckpt", "other.ckpt: the weights do not fit"),
+        ("export --model other.ckpt --out out", "other.ckpt: the weights do not fit"),
+        ("run RECIPE --data.root clips --resume cut.ckpt", "cut.ckpt is damaged or cut short"),
+        ("run RECIPE --data.root clips --resume text.ckpt", "text.ckpt is no PyTorch file"),
+        ("run RECIPE --data.root clips --resume last.ckpt", "last.ckpt do not fit CNNRNNModule"),
     ],
 )
 def test_wrong_values_for_what_is_right(
@@ -134,7 +150,10 @@ def test_wrong_values_for_what_is_right(
     before = {path: path.stat().st_mtime_ns for path in good.rglob("*") if path.is_file()}
     recipe = Path(__file__).resolve().parents[2] / "recipes" / "folder.py"
     line = line.replace("RECIPE", str(recipe)).replace("TMP", str(tmp_path))
-    assert words in check(line.split(), capsys)
+    said = check(line.split(), capsys)
+    assert words in said
+    if ".ckpt" in words:
+        assert len(said.splitlines()) == 1
     assert {path: path.stat().st_mtime_ns for path in good.rglob("*") if path.is_file()} == before
     assert not (good / "out").exists()
 
@@ -142,8 +161,6 @@ def test_wrong_values_for_what_is_right(
 def test_a_device_without_its_driver(
     good: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import torch
-
     if torch.cuda.is_available():
         pytest.skip("CUDA is here")
     monkeypatch.chdir(good)

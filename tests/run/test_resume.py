@@ -1,18 +1,24 @@
 """Runs that were stopped and go on, runs that are done, and what cannot be resumed."""
 
 import json
+import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_runs import WRITTEN, Interrupt, InterruptTest, contents, rows
+from small_runs import SMALL, WRITTEN, Interrupt, InterruptTest, contents, rows
 
-from lightning_har._lightning import Callback
+from lightning_har._lightning import Callback, make_trainer
 from lightning_har.callbacks import EarlyStopping
-from lightning_har.errors import ConfigError, HarError
+from lightning_har.data.folder import VideoFolderDataModule
+from lightning_har.errors import ConfigError, HarError, WeightsError
+from lightning_har.modules.cnn_rnn import CNNRNNModule
+from lightning_har.modules.tsn import TSNModule
+from lightning_har.run import run
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -162,10 +168,12 @@ def test_a_run_is_resumed_in_its_own_folder(call: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--resume {run}/predictions.csv", "is no checkpoint"),
-        ("--resume {run}/last.ckpt", "is no checkpoint"),
+        ("--resume {run}/predictions.csv", r"predictions\.csv is no PyTorch file, .* takes a run's folder"),
+        ("--resume {run}/text.ckpt", r"text\.ckpt is no PyTorch file"),
+        ("--resume {run}/cut.ckpt", r"cut\.ckpt is damaged or cut short"),
+        ("--resume {run}/last.ckpt", r"nothing to resume: .*last\.ckpt is refused: .* or is damaged"),
         ("--resume {run}/mine.ckpt", "weights only"),
-        ("--resume {run}", "is no checkpoint"),
+        ("--resume {run}", r"nothing to resume: .*last\.ckpt is refused: .* or is damaged"),
         ("--config {run}/last.ckpt", r"last\.ckpt is no config\.yaml"),
         ("--config {run}/broken.yaml", r"broken\.yaml is no config\.yaml"),
         ("--resume {run}/good.ckpt --trainer.accelerator gpuu", "Trainer refuses its arguments: .*gpuu"),
@@ -179,13 +187,54 @@ def test_what_cannot_be_run_leaves_the_run_that_is_there(call: Any, tmp_path: Pa
     (folder / "config.yaml").write_text("seed: 0\n")
     (folder / "broken.yaml").write_text("a: [1, 2\nb: {")
     (folder / "last.ckpt").write_bytes(b"\x80\xff cut off")
+    (folder / "text.ckpt").write_text("no checkpoint")
     torch.save({"state_dict": {}}, folder / "mine.ckpt")
+    (folder / "cut.ckpt").write_bytes((folder / "mine.ckpt").read_bytes()[:-100])
     torch.save({"state_dict": {}, "optimizer_states": []}, folder / "good.ckpt")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(ConfigError, match=message) as error:
         call(*line.format(run=folder).split(), out="")
     assert len(str(error.value).splitlines()) == 1
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_weights_that_do_not_fit_what_is_built(call: Any, clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "report.json").write_text("kept")
+    saver = make_trainer(logger=False)
+    saver.strategy.connect(CNNRNNModule(12, **SMALL))
+    saver.save_checkpoint(folder / "last.ckpt")
+    lines = clips.read_text().splitlines()
+    fewer, last = clips.with_name("fewer.csv"), lines[-1].split(",")[4]  # a class
+    fewer.write_text("\n".join(line for line in lines if line.split(",")[4] != last) + "\n")
+    before = contents(folder)
+
+    def refused(*arguments: str, by: Any = call) -> str:
+        with pytest.raises(WeightsError) as error:
+            by("--resume", str(folder), *arguments, out="")
+        told = str(error.value)
+        assert len(told.splitlines()) == 1
+        assert told.startswith(f"the weights in {folder / 'last.ckpt'}")
+        assert told.endswith("(a run's are in its config.yaml), or train anew without them.")
+        assert contents(folder) == before
+        return told
+
+    told = refused("--module.hidden", "16")
+    assert re.search(
+        r"do not fit CNNRNNModule: \d+ of another shape: .*\(expected \(\d*16.*\), given \(\d*8.*\)\)", told
+    )
+    told = refused("--module.backbone", "mobilenetv2_050")
+    assert re.search(r"of another shape: net\.backbone.* \(expected \(.*\), given \(.*\)\).* and \d+ more", told)
+    told = refused("--module.temporal", "avg")
+    assert "left over: net." in told
+    told = refused("--data.root", str(fewer))
+    assert re.search(r"\(expected \(11,\), given \(12,\)\)", told)
+
+    other = partial(TSNModule, backbone="mobilenetv2_035", pretrained=False, input_size=32)
+    data = partial(VideoFolderDataModule, root=str(clips), batch_size=6, num_workers=0)
+    told = refused(by=lambda *argv, out: run(other, data, name="other", argv=argv))
+    assert ", of a CNNRNNModule, do not fit TSNModule: " in told
 
 
 class InterruptSetup(Callback):  # type: ignore[misc]
