@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -43,7 +45,28 @@ def build_optimizer(module: ActionRecognizer) -> torch.optim.Optimizer:
         optimizer = adam(groups, weight_decay=o["weight_decay"])
     else:
         raise ConfigError(f"optimizer is {o['optimizer']!r}; it must be 'sgd', 'adam' or 'adamw'")
+    optimizer.register_load_state_dict_pre_hook(functools.partial(_check_saved, module))
     return optimizer
+
+
+def _check_saved(module: ActionRecognizer, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Refuse another optimizer's state, which torch would take and stumble over in the first step."""
+    own, given = optimizer.param_groups, saved["param_groups"]
+    needed = optimizer.defaults.keys() & {"momentum", "betas"}
+    same_kind = all(needed <= group.keys() for group in given)
+    if same_kind and [len(g["params"]) for g in own] == [len(g["params"]) for g in given]:
+        return
+    file = module.trainer.ckpt_path if module._trainer is not None else None
+    held = f"one of {_tensors(given)}" if same_kind else "another kind"
+    raise ConfigError(
+        f"the optimizer in {file or 'the checkpoint'} does not fit: this is {type(optimizer).__name__} of "
+        f"{_tensors(own)}, that is {held}. Give the optimizer and freeze the layers of the run that wrote it (see its "
+        "config.yaml), or train anew without it"
+    )
+
+
+def _tensors(groups: Sequence[Mapping[str, Any]]) -> str:
+    return f"{' + '.join(str(len(group['params'])) for group in groups)} tensors"
 
 
 def build_schedule(module: ActionRecognizer, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:

@@ -253,10 +253,15 @@ def test_a_run_that_is_refused_loses_nothing(call: Any, tmp_path: Path) -> None:
         ["--module.dropout", "7"],  # by that of a layer
         ["--data.root", str(tmp_path / "nowhere")],
         ["--module.hidden", "16"],  # other shapes than the checkpoint's
+        ["--module.optimizer", "sgd"],
+        ["--module.freeze_backbone", "false"],
     ):
-        with pytest.raises((HarError, ValueError, RuntimeError)):
+        with pytest.raises(ValueError if "--module.dropout" in refused else HarError) as error:
             call("--resume", str(folder), "--epochs", "2", *refused, out="")
         assert contents(folder) == before, refused
+        if refused[0] in ("--module.optimizer", "--module.freeze_backbone"):
+            assert str(error.value).startswith(f"the optimizer in {folder / 'last.ckpt'} does not fit: ")
+            assert "config.yaml" in str(error.value)
     # Nor does one that is stopped before it begins, and it does not say that `--resume` alone goes on with it.
     stopped = {"max_epochs": 1, "callbacks": [InterruptSetup()]}
     with pytest.raises(KeyboardInterrupt, match="nothing has changed, so give the same command again"):
