@@ -75,7 +75,7 @@ def find_place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path
 
 def _check_resumable(checkpoint: Path) -> None:
     try:
-        state = read_torch(checkpoint)
+        state = read_torch(checkpoint, mmap=False)
     except WeightsError as error:
         raise ConfigError(f"nothing to resume: {error}. --resume takes a run's folder, or its {LAST}") from error
     if not isinstance(state, dict) or "optimizer_states" not in state:

@@ -31,7 +31,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> ActionRecogn
 
     if not Path(path).is_file():
         raise WeightsError(f"no checkpoint at {path}")
-    checkpoint = read_torch(path)
+    checkpoint = read_torch(path, mmap=False)
     ours = checkpoint.get("lightning_har") if isinstance(checkpoint, dict) else None
     if ours is None or not ours["module"].startswith("lightning_har."):
         what = "another library wrote it" if ours is None else f"its class is {ours['module']}.{ours['class']}"

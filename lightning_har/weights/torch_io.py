@@ -45,11 +45,12 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def read_torch(path: str | Path) -> Any:
+def read_torch(path: str | Path, *, mmap: bool = True) -> Any:
     """Read whatever ``torch.save`` wrote, as tensors and plain values.
 
     Args:
         path: The file, as in ``load_state_dict``.
+        mmap: Map the tensors, so that damage among them may go unseen; False reads them all.
 
     Raises:
         WeightsError: The file is missing, damaged or of another kind, or would run code to be read.
@@ -66,7 +67,7 @@ def read_torch(path: str | Path) -> Any:
     try:
         # Only the zip format can be mapped; and torch goes by the name where it is given one.
         if is_zip and path.suffix != ".safetensors":
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         with path.open("rb") as file:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
