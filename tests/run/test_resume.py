@@ -44,6 +44,7 @@ def test_an_interrupted_run_goes_on(call: Any, tmp_path: Path, how: signal.Signa
     assert (folder / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_resuming_goes_on_with_the_variants_that_wait(call: Any, tmp_path: Path) -> None:
     variants = {"avg": {"module.temporal": "avg"}, "gru": {"module.temporal": "gru"}}
     trainer = {"max_epochs": 1, "num_sanity_val_steps": 0, "callbacks": [Interrupt(2)]}
@@ -57,6 +58,7 @@ def test_resuming_goes_on_with_the_variants_that_wait(call: Any, tmp_path: Path)
         assert rows(tmp_path / "run" / name / "metrics.csv")[-1]["step"] == "4"
 
 
+@pytest.mark.slow
 def test_a_stop_before_a_later_variants_first_step_says_how_to_go_on(call: Any, tmp_path: Path) -> None:
     class StopTheSecond(Callback):  # type: ignore[misc]
         def on_train_start(self, *args: Any) -> None:
