@@ -39,6 +39,7 @@ def load_checkpoint(path: str | Path, map_location: Any = "cpu") -> ActionRecogn
             f"{path} is not a checkpoint of lightning_har's own modules: {what}. "
             "Use YourClass.load_from_checkpoint(path)"
         )
+    del checkpoint  # read again below: its tensors need not lie in memory twice
     remedy = f"It was written by lightning_har {ours['version']}, this is {__version__}; install that version"
     try:
         cls = getattr(importlib.import_module(ours["module"]), ours["class"])

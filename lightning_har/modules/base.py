@@ -123,6 +123,8 @@ class ActionRecognizer(LightningModule):
     Attributes:
         class_names: Names in label order (or a dict of such by head), kept in checkpoints; the recipe runner
             sets them from the data.
+        options: The training options, with their defaults.
+        saved_options: The arguments, with defaults, of what wrote the checkpoint that was read last; None before.
     """
 
     def __init__(
@@ -150,6 +152,7 @@ class ActionRecognizer(LightningModule):
         self._heads = dict(num_classes) if isinstance(num_classes, Mapping) else {"action": num_classes}
         self._teacher: ActionRecognizer | None = None
         self._saved_by: str | None = None
+        self.saved_options: Mapping[str, Any] | None = None
         self._check_weights()
         recompute(net, self.options["checkpoint_stages"])
         if num_classes:
@@ -495,6 +498,7 @@ class ActionRecognizer(LightningModule):
         if ours is None:
             return
         self._saved_by = ours["class"]
+        self.saved_options = {**_DEFAULTS, **checkpoint.get("hyper_parameters", {})}
         if ours["class_names"] is not None:
             self.class_names = to_class_names(ours["class_names"])
         if ours["eval_sampling"] is not None:

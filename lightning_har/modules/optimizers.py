@@ -49,20 +49,36 @@ def build_optimizer(module: ActionRecognizer) -> torch.optim.Optimizer:
     return optimizer
 
 
+_RESTORED = (
+    *("optimizer", "lr", "backbone_lr_scale", "weight_decay", "momentum"),
+    *("schedule", "milestones", "gamma", "patience"),
+)
+"""What a resumed run takes from the checkpoint's optimizer and schedule, whatever it is given."""
+
+
 def _check_saved(module: ActionRecognizer, optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
-    """Refuse another optimizer's state, which torch would take and stumble over in the first step."""
+    """Refuse another optimizer's state, which torch would take: and stumble, or go on with other rates than given."""
+    # The arguments of both: a script may have changed the options of either since.
+    ours, theirs = {**module.options, **module.hparams}, module.saved_options or {}
+    for name in _RESTORED:
+        if name in theirs and _plain(ours[name]) != _plain(theirs[name]):
+            raise ConfigError(
+                f"{name} is {ours[name]!r}, but a resumed run goes on with what its checkpoint holds, "
+                f"{theirs[name]!r}; leave {name} as it was (see the run's config.yaml), or train anew without it"
+            )
     own, given = optimizer.param_groups, saved["param_groups"]
-    needed = optimizer.defaults.keys() & {"momentum", "betas"}
-    same_kind = all(needed <= group.keys() for group in given)
-    if same_kind and [len(g["params"]) for g in own] == [len(g["params"]) for g in given]:
-        return
-    file = module.trainer.ckpt_path if module._trainer is not None else None
-    held = f"one of {_tensors(given)}" if same_kind else "another kind"
-    raise ConfigError(
-        f"the optimizer in {file or 'the checkpoint'} does not fit: this is {type(optimizer).__name__} of "
-        f"{_tensors(own)}, that is {held}. Give the optimizer and freeze the layers of the run that wrote it (see its "
-        "config.yaml), or train anew without it"
-    )
+    if [len(g["params"]) for g in own] != [len(g["params"]) for g in given]:
+        file = module.trainer.ckpt_path if module._trainer is not None else None
+        raise ConfigError(
+            f"the optimizer in {file or 'the checkpoint'} does not fit: this is of {_tensors(own)}, that of "
+            f"{_tensors(given)}. Freeze the layers of the run that wrote it (see its config.yaml), or train anew "
+            "without it"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """Lists and tuples, which a command line and a script do not tell apart, as tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _tensors(groups: Sequence[Mapping[str, Any]]) -> str:

@@ -257,15 +257,23 @@ def test_a_run_that_is_refused_loses_nothing(call: Any, tmp_path: Path) -> None:
         ["--module.hidden", "16"],  # other shapes than the checkpoint's
         ["--module.optimizer", "sgd"],
         ["--module.freeze_backbone", "false"],
+        ["--module.lr", "0.5"],  # the optimizer's own would win, and config.yaml say otherwise
+        ["--module.schedule", "cosine"],
     ):
         with pytest.raises(ValueError if "--module.dropout" in refused else HarError) as error:
             call("--resume", str(folder), "--epochs", "2", *refused, out="")
         assert contents(folder) == before, refused
-        if refused[0] in ("--module.optimizer", "--module.freeze_backbone"):
+        if refused[0] == "--module.freeze_backbone":
             assert str(error.value).startswith(f"the optimizer in {folder / 'last.ckpt'} does not fit: ")
+        elif refused[0] in ("--module.optimizer", "--module.lr", "--module.schedule"):
+            name = refused[0].removeprefix("--module.")
+            assert re.match(f"{name} is .*{refused[1]}.*, but a resumed run goes on with", str(error.value))
             assert "config.yaml" in str(error.value)
     # Nor does one that is stopped before it begins, and it does not say that `--resume` alone goes on with it.
     stopped = {"max_epochs": 1, "callbacks": [InterruptSetup()]}
     with pytest.raises(KeyboardInterrupt, match="nothing has changed, so give the same command again"):
         call("--resume", str(folder), "--epochs", "2", out="", trainer=stopped)
     assert contents(folder) == before
+    # Said or not, a default is the same.
+    call("--resume", str(folder), "--epochs", "2", "--module.lr", "0.001", "--module.milestones", "[]", out="")
+    assert len(rows(folder / "metrics.csv")) == 2
