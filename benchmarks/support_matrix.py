@@ -3,10 +3,11 @@
 Each cell is an export of a small, untrained model that was written, loaded, run and compared with PyTorch. A refusal is
 quoted. The last column quantizes with PT2E for x86, compiles the quantized graph with Inductor and runs that.
 
-    python benchmarks/support_matrix.py [--only gru i3d] [--out docs/support-matrix.md]
+    python benchmarks/support_matrix.py [--only gru i3d] [--columns onnx executorch] [--out docs/support-matrix.md]
 
-With --only the other models' rows stay as they are. --tflite gives study E's own MobileNetV2, whose row is left out
-without it: it has no random weights.
+With --only the other models' rows stay as they are, with --columns the other columns of a row; a cell that was never
+tried says so. Compiling with Inductor takes most of the time. --tflite gives study E's own MobileNetV2, whose row is
+left out without it: it has no random weights.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -86,7 +86,7 @@ small and untrained: the size is theirs; ± is the greatest difference of a logi
 network with random weights it says little; agreement is measured on trained ones); the time is the least of ten calls
 of each part with two threads. The parts of "frames" are one frame and the head over a clip's features, of "stream" one
 step, of "clip" the whole clip. A refusal is quoted. "4 of 9 layers" says how many convolutions and linear layers hold
-their weights in int8 after PT2E for x86; the rest stay float.
+their weights in int8 after PT2E for x86; the rest stay float. Rows and columns need not be of one run.
 
 With {versions} on {cpu}.
 
@@ -121,6 +121,12 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "i3d": (i3d, "clip"),
     "s3d": (s3d, "clip"),
     "x3d_xs": (x3d, "clip"),
+}
+
+COLUMNS = {
+    "onnx": ("ONNX float32", "ONNX int8"),
+    "executorch": ("ExecuTorch float32", "ExecuTorch int8"),
+    "inductor": ("PT2E x86 int8",),
 }
 
 
@@ -206,22 +212,24 @@ def least(run: Callable[[], Any], count: int = 10) -> float:
     return min(times)
 
 
-def rows_of(page: Path) -> dict[str, str]:
-    """The page's rows by model."""
+def rows_of(page: Path) -> dict[str, list[str]]:
+    """The cells of the page's rows by model, the first of them what it was cut as."""
     if not page.is_file():
         return {}
     lines = [line for line in page.read_text().splitlines() if line.startswith("| ")][1:]
-    return {line.split("|")[1].strip(): line for line in lines}
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {name: rest for name, *rest in cells}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", help="models to try (default: all)")
+    parser.add_argument("--columns", nargs="+", choices=list(COLUMNS), default=list(COLUMNS), help="(default: all)")
     parser.add_argument("--tflite", type=Path, help="weights of mobilenetv2_quant; without them its row is left out")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent.parent / "docs" / "support-matrix.md")
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
-    columns = ["ONNX float32", "ONNX int8", "ExecuTorch float32", "ExecuTorch int8", "PT2E x86 int8"]
+    titles = [title for titles in COLUMNS.values() for title in titles]
     rows = rows_of(args.out)
     packages = ("torch", "torchao", "executorch", "onnxruntime", "onnxscript")
     versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
@@ -233,19 +241,20 @@ def main() -> None:
         parser.error(f"no {', '.join(sorted(unknown))}; there are {', '.join(models)} (mobilenetv2_quant by --tflite)")
     for name in args.only or models:
         build, kind = models[name]
-        cells = [
-            attempt(lambda f=f, q=q, b=build, k=kind: exported(b, k, f, q))
-            for f in ("onnx", "executorch")
-            for q in (False, True)
-        ]
-        print(f"{name}: {cells}", file=sys.stderr, flush=True)
-        cells.append(attempt(lambda b=build, k=kind: inductor(b, k)))
-        rows[name] = f"| {name} | {kind} | " + " | ".join(cells) + " |"
-        print(rows[name], flush=True)
+        tried: dict[str, Callable[[], str]] = {}
+        for format in ("onnx", "executorch"):
+            for title, int8 in zip(COLUMNS[format], (False, True), strict=True):
+                tried[title] = partial(exported, build, kind, format, int8)
+        tried[COLUMNS["inductor"][0]] = partial(inductor, build, kind)
+        wanted = {title for column in args.columns for title in COLUMNS[column]}
+        old = rows.get(name, [kind, *["not tried"] * len(titles)])[1:]
+        now = [attempt(tried[title]) if title in wanted else cell for title, cell in zip(titles, old, strict=True)]
+        rows[name] = [kind, *now]
+        print(name, rows[name], flush=True)
         table = [
-            "| model | cut as | " + " | ".join(columns) + " |",
-            "|---" * (len(columns) + 2) + "|",
-            *(rows[model] for model in [*MODELS, "mobilenetv2_quant gru"] if model in rows),
+            "| model | cut as | " + " | ".join(titles) + " |",
+            "|---" * (len(titles) + 2) + "|",
+            *(f"| {' | '.join([m, *rows[m]])} |" for m in [*MODELS, "mobilenetv2_quant gru"] if m in rows),
         ]
         args.out.write_text(PAGE.format(versions=versions, cpu=hardware()["cpu"], table="\n".join(table)))
     print(f"wrote {args.out}")

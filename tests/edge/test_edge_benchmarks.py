@@ -48,18 +48,22 @@ def test_accuracy_on_real_clips_with_a_pruned_backbone(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1900)
-def test_one_row_of_the_support_matrix(tmp_path):
+@pytest.mark.parametrize("columns", [["onnx", "executorch"], ["inductor"]])
+def test_a_row_of_the_support_matrix(columns, tmp_path):
     pytest.importorskip("executorch", reason="needs executorch: pip install 'lightning-har[executorch]'")
     page = tmp_path / "matrix.md"
-    page.write_text("| model | x |\n| gru | kept |\n")
-    command = [sys.executable, str(BENCHMARKS / "support_matrix.py"), "--only", "single", "--out", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    kept = "| gru | frames | a | b | c | d | e |"
+    page.write_text(f"| model | cut as | 1 | 2 | 3 | 4 | 5 |\n{kept}\n")
+    command = [sys.executable, str(BENCHMARKS / "support_matrix.py"), "--only", "single", "--columns", *columns]
+    done = subprocess.run([*command, "--out", str(page)], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line for line in page.read_text().splitlines() if line.startswith("| ")][1:]
-    assert rows[0] == "| gru | kept |"
+    assert rows[0] == kept
     cells = [cell.strip() for cell in rows[1].strip("|").split("|")]
     assert cells[:2] == ["single", "frames"]
-    assert [cell[:4] for cell in cells[2:]] == ["yes,"] * 5
+    exported, compiled = [[cell[:4] for cell in part] for part in (cells[2:6], cells[6:])]
+    assert exported == (["yes,"] * 4 if "onnx" in columns else ["not "] * 4)
+    assert compiled == (["yes,"] if "inductor" in columns else ["not "])
 
 
 @pytest.mark.slow
