@@ -2,9 +2,10 @@
 
 "scfd": the Surveillance Camera Fight Dataset over its fixed folds, a GRU on the features of a frozen MobileNetV2, with
 several seeds, settings as in scfd_heads.py, trained on all of the other four folds. "synthetic": rendered actions, a
-MobileNetV2-GRU trained as a whole, as in recipes/quickstart.py. Nothing is chosen: training ends after a fixed number
-of epochs, and the last one is scored on the test part. Calibration takes training clips. Each int8 model is what
-``edge.export`` writes, run in ONNX Runtime.
+MobileNetV2-GRU trained as a whole, as in recipes/quickstart.py, or where its table names a checkpoint, that one, whose
+epoch its own run chose on the validation part. Nothing else is chosen: training ends after a fixed number of epochs,
+and the last one is scored on the test part. Calibration takes training clips. Each int8 model is what ``edge.export``
+writes, run in ONNX Runtime.
 "int8 trained" goes on from the float network: the head alone, on the features of the int8 backbone ("scfd"), or the
 whole network ("synthetic"), with ``QuantizationAwareTraining``. "float longer" trains as many epochs more without
 rounding, so that what rounding did is not mistaken for what training on did. --prune takes a share of the hidden
@@ -19,6 +20,8 @@ from __future__ import annotations
 import argparse
 import copy
 import csv
+import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -281,8 +284,17 @@ def synthetic(args: argparse.Namespace) -> list[dict[str, Any]]:
         trained, _ = int8(rounded)
         scores = {"float": top1(module), "int8": after, "float longer": top1(longer), "int8 trained": trained}
         found.append({"fold": "test", "seed": seed, **scores, "agreement_of_int8": report.agreement})
+        if args.checkpoint:
+            found[-1]["checkpoint"] = checkpoint_of(args.checkpoint)
         print(found[-1], flush=True)
     return found
+
+
+def checkpoint_of(path: Path) -> str:
+    """The recipe that trained it, if a report lies beside it, and what tells it from others."""
+    report = path.parent / "report.json"
+    recipe = json.loads(report.read_text())["recipe"] if report.is_file() else path.name
+    return f"{recipe} {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}"
 
 
 def main() -> None:

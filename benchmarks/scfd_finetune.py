@@ -5,11 +5,9 @@ averages with two networks: MobileNetV2, the last two stages and the last convol
 over the mean of the frames, once on RGB and once on flow pictures. One setting, written down before the first run, for
 every fold; the last epoch is scored; nothing is chosen by a test fold. The rule that counts was fixed beforehand too,
 the average of the best five and both networks; the others stand beside it. The interval is over folds; what another
-seed would give it tells only where the table says more than one. Not tried: 3D networks, frozen or fine-tuned, nor the
-whole of a network fine-tuned.
-
-"Shifted": the same two networks with the temporal shift of TSM in the trained residual blocks. They were added when the
-scores of the others were known, and enter no average.
+seed would give it tells only where the table says more than one. "Shifted": the same two networks with the temporal
+shift of TSM in the trained residual blocks; they were added when the scores of the others were known, and enter no
+average. Not tried: 3D networks, frozen or fine-tuned, nor the whole of a network fine-tuned.
 
     python benchmarks/scfd_finetune.py FOLDS.csv WEIGHTS.tflite --features DIR [--seeds 1]
 
