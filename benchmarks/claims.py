@@ -1,13 +1,11 @@
 """The six claims that the five studies make together, tested on the synthetic actions.
 
-    python benchmarks/claims.py [--seeds 3] [--size tiny|small|full]
-
 Each claim is one or more comparisons; each comparison a number for every seed, such as a difference of test accuracies.
-The interval is Student's, at 95 %, over seeds: it holds the spread of training, not that of the clips. A comparison
+The interval is Student's, at 95 %, over seeds: it holds the spread of training, not that of the clips. A comparison held
+if the whole interval lies above its threshold, did not hold if the whole of it lies below, and is undecided otherwise.
+Three seeds decide only what is clear.
 
-- held, if the whole interval lies above its threshold,
-- did not hold, if the whole interval lies below it,
-- is undecided otherwise. Three seeds decide only what is clear.
+    python benchmarks/claims.py [--seeds 3] [--size tiny|small|full]
 
 The threshold of "A beats B" is 0, that of "A keeps, matches, is at least B" is -0.02: two points less is called equal,
 which was chosen before anything was run. A claim holds if all of its comparisons do, and does not if one does not; it
