@@ -1,9 +1,9 @@
 """The six claims that the five studies make together, tested on the synthetic actions.
 
 Each claim is one or more comparisons; each comparison a number for every seed, such as a difference of test accuracies.
-The interval is Student's, at 95 %, over seeds: it holds the spread of training, not that of the clips. A comparison held
-if the whole interval lies above its threshold, did not hold if the whole of it lies below, and is undecided otherwise.
-Three seeds decide only what is clear.
+The interval is Student's, at 95 %, over seeds: it holds the spread of training, not that of the clips. A comparison
+held if the whole interval lies above its threshold, did not hold if the whole of it lies below, and is undecided
+otherwise. Three seeds decide only what is clear.
 
     python benchmarks/claims.py [--seeds 3] [--size tiny|small|full]
 
