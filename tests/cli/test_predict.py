@@ -108,7 +108,7 @@ def test_text_and_annotation(place: Path, tmp_path: Path, capsys: pytest.Capture
         (["{place}/clips", "--model", "{place}/clips"], "has no best.ckpt"),
         (["{place}/clips", "--model", "some-zoo-id"], "no checkpoint 'some-zoo-id'"),
         (["{place}/clips", "--model", "runs/none/best.ckpt"], "no checkpoint at runs/none/best.ckpt"),
-        (["{place}/clips", "--model", "{place}/bad.mp4"], "no checkpoint"),
+        (["{place}/clips", "--model", "{place}/bad.mp4"], "bad.mp4 is no PyTorch file"),
         (["{place}/clips", "--model", "{place}", "--annotate", "x.mp4"], "writes one video"),
     ],
 )
