@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
-from typing_extensions import TypedDict, Unpack
+from typing_extensions import Unpack
 
 from lightning_har._lightning import LightningModule
 from lightning_har._version import __version__
@@ -22,6 +22,7 @@ from lightning_har.modules.aids import distillation, mix, recompute
 from lightning_har.modules.metrics import IGNORE as IGNORE
 from lightning_har.modules.metrics import metrics_by_head
 from lightning_har.modules.optimizers import build_optimizer, build_schedule
+from lightning_har.modules.options import DEFAULTS, TrainingOptions
 from lightning_har.nets.preprocess import check_clip, normalize
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video, to_class_names
@@ -31,79 +32,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from lightning_har.weights.card import Card
-
-
-class TrainingOptions(TypedDict, total=False):
-    """How a module is trained; every module takes these as keyword arguments.
-
-    Attributes:
-        optimizer: "sgd", "adam" or "adamw".
-        lr: Learning rate of the head, and of the backbone times ``backbone_lr_scale``.
-        weight_decay: L2 penalty ("sgd", "adam") or decoupled decay ("adamw").
-        momentum: For "sgd".
-        backbone_lr_scale: Ratio of the backbone's learning rate to the head's.
-        schedule: "step" multiplies lr by ``gamma`` at each epoch of ``milestones``; "cosine" falls to 0 at the
-            last step; "plateau" multiplies by ``gamma`` after ``patience`` epochs without a lower val_loss;
-            "inverse_time" is lr / (1 + gamma · step), Keras's decay.
-        warmup_epochs: Over which "cosine" first rises from 0; networks trained from scratch want some.
-        milestones: Epochs, for "step".
-        gamma: Factor of "step" and "plateau", decay per step of "inverse_time".
-        patience: Epochs, for "plateau".
-        label_smoothing: In [0, 1).
-        class_weights: One weight per class, or such a list per head.
-        topk: The k of top-k accuracy; those not smaller than the number of classes are left out.
-        mixup: Alpha of the beta distribution from which mixup (Zhang et al. 2018) draws its share; 0 for none.
-        cutmix: Likewise for CutMix (Yun et al. 2019), the same box in all frames; with both, either by chance.
-        teacher: A checkpoint whose softened predictions are learnt too (Hinton et al. 2015). It is read when
-            training starts, not when the module is built, and is not part of the module.
-        teacher_weight: Share of the teacher in the loss.
-        temperature: Of teacher and student in their divergence.
-        checkpoint_stages: Names of the network's submodules whose activations are computed again in the backward
-            pass instead of kept. (Their batch norms then update twice a step.)
-    """
-
-    optimizer: Literal["sgd", "adam", "adamw"]
-    lr: float
-    weight_decay: float
-    momentum: float
-    backbone_lr_scale: float
-    schedule: Literal["none", "step", "cosine", "plateau", "inverse_time"]
-    warmup_epochs: float
-    milestones: Sequence[int]
-    gamma: float
-    patience: int
-    label_smoothing: float
-    class_weights: Sequence[float] | Mapping[str, Sequence[float]] | None
-    topk: Sequence[int]
-    mixup: float
-    cutmix: float
-    teacher: str | None
-    teacher_weight: float
-    temperature: float
-    checkpoint_stages: Sequence[str]
-
-
-_DEFAULTS: TrainingOptions = {
-    "optimizer": "adam",
-    "lr": 1e-3,
-    "weight_decay": 0.0,
-    "momentum": 0.9,
-    "backbone_lr_scale": 1.0,
-    "schedule": "none",
-    "warmup_epochs": 0.0,
-    "milestones": (),
-    "gamma": 0.1,
-    "patience": 5,
-    "label_smoothing": 0.0,
-    "class_weights": None,
-    "topk": (1, 5),
-    "mixup": 0.0,
-    "cutmix": 0.0,
-    "teacher": None,
-    "teacher_weight": 0.5,
-    "temperature": 4.0,
-    "checkpoint_stages": (),
-}
 
 
 class ActionRecognizer(LightningModule):
@@ -138,10 +66,10 @@ class ActionRecognizer(LightningModule):
         **training: Unpack[TrainingOptions],
     ) -> None:
         super().__init__()
-        unknown = set(training) - set(_DEFAULTS)
+        unknown = set(training) - set(DEFAULTS)
         if unknown:
-            raise TypeError(f"unexpected argument {', '.join(sorted(unknown))}; known: {', '.join(_DEFAULTS)}")
-        self.options: TrainingOptions = {**_DEFAULTS, **training}
+            raise TypeError(f"unexpected argument {', '.join(sorted(unknown))}; known: {', '.join(DEFAULTS)}")
+        self.options: TrainingOptions = {**DEFAULTS, **training}
         self.save_hyperparameters(ignore=("net", "spec", "train_sampling", "eval_sampling"), logger=False)
         self.net = net
         self.spec = spec
@@ -498,7 +426,7 @@ class ActionRecognizer(LightningModule):
         if ours is None:
             return
         self._saved_by = ours["class"]
-        self.saved_options = {**_DEFAULTS, **checkpoint.get("hyper_parameters", {})}
+        self.saved_options = {**DEFAULTS, **checkpoint.get("hyper_parameters", {})}
         if ours["class_names"] is not None:
             self.class_names = to_class_names(ours["class_names"])
         if ours["eval_sampling"] is not None:

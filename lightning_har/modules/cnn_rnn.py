@@ -7,7 +7,8 @@ from typing import Literal
 from typing_extensions import Unpack
 
 from lightning_har.errors import ConfigError
-from lightning_har.modules.base import ActionRecognizer, TrainingOptions
+from lightning_har.modules.base import ActionRecognizer
+from lightning_har.modules.options import TrainingOptions
 from lightning_har.nets.backbones import build_backbone, freeze_until
 from lightning_har.nets.cnn_rnn import CNNRNN, Temporal, temporal_part
 from lightning_har.spec import InputSpec, Sampling

@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from lightning_har.errors import ConfigError, WeightsError
-from lightning_har.modules.base import ActionRecognizer, TrainingOptions
+from lightning_har.modules.base import ActionRecognizer
+from lightning_har.modules.options import TrainingOptions
 from lightning_har.nets.i3d import I3D, from_googlenet, from_port_names, from_tf_names
 from lightning_har.nets.inflate import I3DResNet, InflatedNet
 from lightning_har.spec import InputSpec, Sampling

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing_extensions import Unpack
 
-from lightning_har.modules.base import ActionRecognizer, TrainingOptions
+from lightning_har.modules.base import ActionRecognizer
+from lightning_har.modules.options import TrainingOptions
 from lightning_har.nets.pytorchvideo import MEAN, MODELS, STD, build_pytorchvideo
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import NumClasses

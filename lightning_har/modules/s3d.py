@@ -9,7 +9,8 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from lightning_har.errors import ConfigError
-from lightning_har.modules.base import ActionRecognizer, TrainingOptions
+from lightning_har.modules.base import ActionRecognizer
+from lightning_har.modules.options import TrainingOptions
 from lightning_har.nets.s3d import S3D, Conv1x7, Variant
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Logits, NumClasses, Video

@@ -8,7 +8,8 @@ from torch import nn
 from typing_extensions import Unpack
 
 from lightning_har.errors import ConfigError
-from lightning_har.modules.base import ActionRecognizer, TrainingOptions
+from lightning_har.modules.base import ActionRecognizer
+from lightning_har.modules.options import TrainingOptions
 from lightning_har.nets.backbones import build_backbone, freeze_until
 from lightning_har.nets.tsn import TSN, Consensus, add_temporal_shift
 from lightning_har.spec import InputSpec, Sampling

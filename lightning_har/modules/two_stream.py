@@ -10,8 +10,9 @@ from torch import Tensor
 from typing_extensions import Unpack
 
 from lightning_har.errors import ConfigError, WeightsError
-from lightning_har.modules.base import ActionRecognizer, TrainingOptions
+from lightning_har.modules.base import ActionRecognizer
 from lightning_har.modules.i3d import I3DModule
+from lightning_har.modules.options import TrainingOptions
 from lightning_har.modules.tsn import TSNModule
 from lightning_har.nets.two_stream import TwoStream
 from lightning_har.types import Batch, Logits, NumClasses, Video

@@ -9,7 +9,7 @@ import pytest
 from lightning_har.arguments import split_partial
 from lightning_har.bench.harness import read_reported
 from lightning_har.callbacks import EarlyStopping
-from lightning_har.modules.base import _DEFAULTS
+from lightning_har.modules.options import DEFAULTS
 from lightning_har.spec import Sampling
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
@@ -168,7 +168,7 @@ def settings(monkeypatch):
             runpy.run_path(str(RECIPES / f"{name}.py"), run_name="__main__")
         (call,) = calls
         (module, of_module), (data, of_data) = (split_partial(call[what], what) for what in ("module", "data"))
-        found = _DEFAULTS | defaults(data) | defaults(module) | of_data | of_module
+        found = DEFAULTS | defaults(data) | defaults(module) | of_data | of_module
         stops = [c for c in call["trainer"].get("callbacks", ()) if isinstance(c, EarlyStopping)]
         told = [{key: getattr(one, key) for key in STOPS} for one in stops]
         found |= call["trainer"] | {"early_stopping": told[0] if told else None}
