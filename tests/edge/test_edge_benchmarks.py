@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from videos import write_video
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SHARED = BENCHMARKS.parents[1] / "shared" / "data"
@@ -108,3 +109,26 @@ def test_int8_gru_beside_pytorch(class_folder, tmp_path):
         "size / float",
         "peak RSS in MB",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1900)
+def test_a_live_video_by_both_cuts(tmp_path):
+    for i in range(4):
+        for name in ("jump", "walk"):
+            write_video(tmp_path / "clips" / name / f"{i}.mp4", num_frames=30, size=(48, 64), first=i)
+    out = tmp_path / "s.csv"
+    rows, _ = rows_of(out, "edge_stream.py", "--videos", tmp_path / "clips", "--csv", out, cache=tmp_path)
+    assert [row["cut"] for row in rows] == ["stream", "frames"]
+    for row in rows:
+        assert 0 < int(row["labels"]) == 30 - int(row["dropped"])
+        assert float(row["frames_per_s"]) > 0
+        assert 0 < float(row["arrival_to_label_p50_ms"]) <= float(row["arrival_to_label_p95_ms"])
+
+
+def test_clips_too_short_to_stream_are_refused_at_once(class_folder, tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "edge_stream.py"), "--videos", str(class_folder)]
+    done = subprocess.run([*command, "--csv", str(tmp_path / "s.csv")], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert "validation clips has 25 frames; give longer --videos" in done.stderr
+    assert "Traceback" not in done.stderr
