@@ -23,7 +23,7 @@ from lightning_har.modules.base import ActionRecognizer
 from lightning_har.modules.pretrained import load_model, weights_of
 from lightning_har.nets.size import count_parameters
 from lightning_har.progress import RunProgress
-from lightning_har.types import ClassNames
+from lightning_har.types import ClassNames, listing
 from lightning_har.viz.confusion import save_confusion_matrix
 from lightning_har.viz.curves import save_curves
 from lightning_har.weights.fetch import digests
@@ -239,14 +239,8 @@ def check_classes(module: ActionRecognizer, names: ClassNames | None, what: str)
         counts = {h: len(n) for h, n in names.items()} if isinstance(names, dict) else len(names)
         expected = dict(module.num_classes) if isinstance(module.num_classes, Mapping) else module.num_classes
         if counts != expected:
-            raise ConfigError(f"{what} has {expected} classes, without names; the data has {counts}: {_listing(names)}")
+            raise ConfigError(f"{what} has {expected} classes, without names; the data has {listing(names)}")
     elif ours != names:
         raise ConfigError(
-            f"the classes differ; no score would mean anything.\n{what}: {_listing(ours)}\nthe data: {_listing(names)}"
+            f"the classes differ; no score would mean anything.\n{what}: {listing(ours)}\nthe data: {listing(names)}"
         )
-
-
-def _listing(names: ClassNames) -> str:
-    if isinstance(names, dict):
-        return "; ".join(f"{head} ({len(n)}): {', '.join(n)}" for head, n in names.items())
-    return f"({len(names)}) {', '.join(names)}"

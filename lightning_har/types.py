@@ -47,6 +47,13 @@ def to_class_names(told: Any) -> ClassNames | None:
     return None if told is None else tuple(map(str, told))
 
 
+def listing(names: ClassNames) -> str:
+    """Class names for a message, all of them, after their number."""
+    if isinstance(names, dict):
+        return "; ".join(f"{head} {listing(of_head)}" for head, of_head in names.items())
+    return f"({len(names)}) {', '.join(names)}"
+
+
 class Failure(NamedTuple):
     """A video that could not be read, as it travels from a loader's worker to the report."""
 

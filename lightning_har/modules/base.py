@@ -25,7 +25,7 @@ from lightning_har.modules.optimizers import build_optimizer, build_schedule
 from lightning_har.modules.options import DEFAULTS, TrainingOptions
 from lightning_har.nets.preprocess import check_clip, normalize
 from lightning_har.spec import InputSpec, Sampling
-from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video, to_class_names
+from lightning_har.types import Batch, ClassNames, Logits, NumClasses, Video, listing, to_class_names
 from lightning_har.weights.matching import check_fit
 
 if TYPE_CHECKING:
@@ -421,14 +421,24 @@ class ActionRecognizer(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take class names and protocol back."""
+        """Take class names and protocol back.
+
+        Raises:
+            ConfigError: The module's classes, such as its data's in a resumed run, are others; with both lists.
+        """
         ours = checkpoint.get("lightning_har")
         if ours is None:
             return
+        names = to_class_names(ours["class_names"])
+        if names is not None and self.class_names is not None and names != self.class_names:
+            raise ConfigError(
+                "the checkpoint's classes are not the data's, in this order; take the data that it was trained on, or "
+                f"train anew without it.\nthe checkpoint: {listing(names)}\nthe data: {listing(self.class_names)}"
+            )
         self._saved_by = ours["class"]
         self.saved_options = {**DEFAULTS, **checkpoint.get("hyper_parameters", {})}
-        if ours["class_names"] is not None:
-            self.class_names = to_class_names(ours["class_names"])
+        if names is not None:
+            self.class_names = names
         if ours["eval_sampling"] is not None:
             self.eval_sampling = Sampling.from_dict(ours["eval_sampling"])
 

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,16 @@ def test_what_cannot_be_run_leaves_the_run_that_is_there(call: Any, tmp_path: Pa
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+def other_classes(clips: Path, rename: Callable[[str, str], str | None]) -> Path:
+    """The clips with other names of classes, by name and the last one's; None leaves a clip out."""
+    head, *lines = clips.read_text().splitlines()
+    rows = [line.split(",") for line in lines]
+    renamed = [(row, rename(row[4], rows[-1][4])) for row in rows]
+    other = clips.with_name("other.csv")
+    other.write_text("\n".join([head, *(",".join([*r[:4], name, *r[5:]]) for r, name in renamed if name)]) + "\n")
+    return other
+
+
 def test_weights_that_do_not_fit_what_is_built(call: Any, clips: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
@@ -207,9 +218,7 @@ def test_weights_that_do_not_fit_what_is_built(call: Any, clips: Path, tmp_path:
     saver = make_trainer(logger=False)
     saver.strategy.connect(CNNRNNModule(12, **SMALL))
     saver.save_checkpoint(folder / "last.ckpt")
-    lines = clips.read_text().splitlines()
-    fewer, last = clips.with_name("fewer.csv"), lines[-1].split(",")[4]  # a class
-    fewer.write_text("\n".join(line for line in lines if line.split(",")[4] != last) + "\n")
+    fewer = other_classes(clips, lambda name, last: None if name == last else name)
     before = contents(folder)
 
     def refused(*arguments: str, by: Any = call) -> str:
@@ -237,6 +246,24 @@ def test_weights_that_do_not_fit_what_is_built(call: Any, clips: Path, tmp_path:
     data = partial(VideoFolderDataModule, root=str(clips), batch_size=6, num_workers=0)
     told = refused(by=lambda *argv, out: run(other, data, name="other", argv=argv))
     assert ", of a CNNRNNModule, do not fit TSNModule: " in told
+
+
+def test_a_run_is_not_resumed_on_other_classes(call: Any, clips: Path, tmp_path: Path) -> None:
+    call("--epochs", "1")
+    before = contents(tmp_path / "run")
+
+    def turned(name: str, last: str) -> str:  # so that in alphabetical order the first is the last
+        return f"{255 - ord(name[0])}{name}"
+
+    for name in (lambda name, last: "swims" if name == last else name, turned):
+        other = other_classes(clips, name)
+        with pytest.raises(ConfigError, match="the checkpoint's classes are not the data's, in this order") as error:
+            call("--resume", str(tmp_path / "run"), "--epochs", "2", "--data.root", str(other), out="")
+        _, theirs, ours = str(error.value).splitlines()
+        assert re.match(r"the checkpoint: \(12\) \w+, ", theirs)
+        assert ours.startswith("the data: (12) ")
+        assert ours.partition("(12)")[2] != theirs.partition("(12)")[2]
+        assert contents(tmp_path / "run") == before
 
 
 class InterruptSetup(Callback):  # type: ignore[misc]
