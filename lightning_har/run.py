@@ -35,7 +35,7 @@ from lightning_har.callbacks import (
     StepSeed,
     StopOnNaN,
 )
-from lightning_har.errors import ConfigError
+from lightning_har.errors import ConfigError, HarError
 from lightning_har.evaluate import measure, predictions_by_head, protocol, split_scores, write_run
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.progress import RunProgress
@@ -257,7 +257,12 @@ def _build_module(args: Arguments, datamodule: Any, *, fetch: bool) -> ActionRec
         keywords["num_classes"] = datamodule.num_classes
     if not fetch and "pretrained" in inspect.signature(args.module_class).parameters:
         keywords["pretrained"] = False
-    module: ActionRecognizer = args.module_class(**keywords)
+    try:
+        module: ActionRecognizer = args.module_class(**keywords)
+    except HarError:
+        raise
+    except ValueError as error:  # a layer's own, such as a dropout of 7
+        raise ConfigError(f"{args.module_class.__name__} cannot be built as told: {error}; see --help") from error
     return module
 
 
