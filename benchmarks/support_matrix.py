@@ -46,9 +46,12 @@ def tsn(**kwargs: Any) -> Callable[[], Any]:
 
 
 def lively(module: Any) -> Any:
-    """With weights that keep the size of what passes: as these networks begin, any clip gets the same logits."""
+    """With weights that keep the size of what passes: as these networks begin, any clip gets the same logits.
+
+    Or features of some 1e10, as from Inception-v3, whose errors then look absurd.
+    """
     for layer in module.modules():
-        if isinstance(layer, (torch.nn.Conv3d, torch.nn.Linear)):
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Conv3d, torch.nn.Linear)):
             torch.nn.init.kaiming_normal_(layer.weight)
     return module
 
@@ -57,6 +60,10 @@ def x3d() -> Any:
     from lightning_har.modules.pytorchvideo import PyTorchVideoModule
 
     return lively(PyTorchVideoModule(4, "x3d_xs", input_size=96))
+
+
+def inception() -> Any:
+    return lively(cnn_rnn("gru", backbone="inception_v3", input_size=128)())
 
 
 def two_stream() -> Any:
@@ -83,8 +90,8 @@ PAGE = """\
 
 Made by `python benchmarks/support_matrix.py`, which writes, loads, runs and compares each of these. The models are
 small and untrained: the size is theirs; ± is the greatest difference of a logit from PyTorch's float (of an int8
-network with random weights it says little; agreement is measured on trained ones); the time is the least of ten calls
-of each part with two threads. The parts of "frames" are one frame and the head over a clip's features, of "stream" one
+network with random weights it says little; agreement is measured on trained ones), in PT2E's column of each part's outputs,
+features too; the time is the least of ten calls of each part with two threads. The parts of "frames" are one frame and the head over a clip's features, of "stream" one
 step, of "clip" the whole clip. A refusal is quoted. "4 of 9 layers" says how many convolutions and linear layers hold
 their weights in int8 after PT2E for x86; the rest stay float. Rows and columns need not be of one run.
 
@@ -110,7 +117,7 @@ MODELS: dict[str, tuple[Callable[[], Any], str]] = {
     "max": (cnn_rnn("max"), "frames"),
     "moments": (cnn_rnn("moments"), "frames"),
     "single": (cnn_rnn("single"), "frames"),
-    "inception_v3 gru": (cnn_rnn("gru", backbone="inception_v3", input_size=128), "frames"),
+    "inception_v3 gru": (inception, "frames"),
     "gru, streaming": (cnn_rnn("gru"), "stream"),
     "tsn resnet18": (tsn(), "frames"),
     "tsn resnet18, whole clip": (tsn(), "clip"),
