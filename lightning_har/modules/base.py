@@ -429,11 +429,11 @@ class ActionRecognizer(LightningModule):
         ours = checkpoint.get("lightning_har")
         if ours is None:
             return
-        names = to_class_names(ours["class_names"])
-        if names is not None and self.class_names is not None and names != self.class_names:
+        names, own = to_class_names(ours["class_names"]), to_class_names(self.class_names)
+        if names is not None and own is not None and names != own:
             raise ConfigError(
-                "the checkpoint's classes are not the data's, in this order; take the data that it was trained on, or "
-                f"train anew without it.\nthe checkpoint: {listing(names)}\nthe data: {listing(self.class_names)}"
+                "the checkpoint's classes are not this module's, in this order; take the data that it was trained on, "
+                f"or leave the checkpoint out.\nthe checkpoint: {listing(names)}\nthis module: {listing(own)}"
             )
         self._saved_by = ours["class"]
         self.saved_options = {**DEFAULTS, **checkpoint.get("hyper_parameters", {})}

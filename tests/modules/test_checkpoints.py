@@ -1,14 +1,16 @@
 """A module's checkpoint: read without fetching, and refused by name where it is damaged or does not fit."""
 
 import re
+from functools import partial
 
 import pytest
 import torch
 from module_runs import SIZE, T, clips, cnn_rnn, loader, trainer, tsn
 
 from lightning_har import CNNRNNModule, Sampling
-from lightning_har.errors import WeightsError
+from lightning_har.errors import ConfigError, WeightsError
 from lightning_har.modules import load_checkpoint
+from lightning_har.types import to_class_names
 
 
 def test_checkpoint_loads_without_fetching(tmp_path, monkeypatch):
@@ -117,3 +119,37 @@ def test_weights_that_do_not_fit_are_named_by_the_trainer_too(saved, tmp_path):
         module.load_state_dict({name: torch.zeros(1, 2), "more": torch.zeros(1)}, strict=False)
     assert "given (1, 2)" in str(error.value)
     assert "more" not in str(error.value).partition("given")[0]
+
+
+NAMES = ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "fits"),
+    [
+        (NAMES, NAMES, True),  # a script's list, where a data module has a tuple
+        (NAMES, None, True),
+        (None, NAMES, True),
+        (NAMES, NAMES[::-1], False),
+        (NAMES, ["a", "b", "c", "e"], False),
+        ({"verb": NAMES}, {"verb": tuple(NAMES)}, True),
+        ({"verb": NAMES}, {"verb": NAMES[::-1]}, False),
+    ],
+)
+def test_a_trainer_takes_no_checkpoint_of_other_classes(tmp_path, theirs, ours, fits):
+    heads = {"verb": 4} if isinstance(theirs, dict) else None
+    module, other = (cnn_rnn(heads or 4) for _ in range(2))
+    module.class_names, other.class_names = theirs, ours
+    fit = trainer()
+    fit.strategy.connect(module)
+    fit.save_checkpoint(tmp_path / "x.ckpt")
+    test = partial(trainer().test, other, loader(heads=heads), ckpt_path=tmp_path / "x.ckpt", verbose=False)
+    if fits:
+        test()
+        assert to_class_names(other.class_names) == to_class_names(theirs or ours)
+        return
+    with pytest.raises(ConfigError) as error:
+        test()
+    _, of_checkpoint, of_module = str(error.value).splitlines()
+    assert of_checkpoint.endswith("(4) a, b, c, d")
+    assert of_module.endswith(("(4) d, c, b, a", "(4) a, b, c, e"))

@@ -257,11 +257,11 @@ def test_a_run_is_not_resumed_on_other_classes(call: Any, clips: Path, tmp_path:
 
     for name in (lambda name, last: "swims" if name == last else name, turned):
         other = other_classes(clips, name)
-        with pytest.raises(ConfigError, match="the checkpoint's classes are not the data's, in this order") as error:
+        with pytest.raises(ConfigError, match="the checkpoint's classes are not this module's, in this order") as error:
             call("--resume", str(tmp_path / "run"), "--epochs", "2", "--data.root", str(other), out="")
         _, theirs, ours = str(error.value).splitlines()
         assert re.match(r"the checkpoint: \(12\) \w+, ", theirs)
-        assert ours.startswith("the data: (12) ")
+        assert ours.startswith("this module: (12) ")
         assert ours.partition("(12)")[2] != theirs.partition("(12)")[2]
         assert contents(tmp_path / "run") == before
 
