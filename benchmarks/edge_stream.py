@@ -74,6 +74,10 @@ def main() -> None:
             bundle(module, folder, int8=True, calibration=data, kind=cut, name=cut)
             fast = run(folder, str(video), "--repeat", str(REPEAT))
             live = run(folder, str(video), "--live", "--span", "0.01")
+            if not live["frame_to_label"]:
+                raise SystemExit(
+                    f"no label of {video}, {live['dropped']} frames of which were dropped; take longer --videos"
+                )
             rows.append(
                 {
                     "cut": cut,
@@ -82,7 +86,7 @@ def main() -> None:
                     "live_frames_per_s": live["fps"],
                     "arrival_to_label_p50_ms": live["frame_to_label"]["p50_ms"],
                     "arrival_to_label_p95_ms": live["frame_to_label"]["p95_ms"],
-                    "labels": live["frames"],
+                    "live_frames": live["frames"],
                     "dropped": live["dropped"],
                     "threads": 1,
                     "cpu": hardware()["cpu"],
