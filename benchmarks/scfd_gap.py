@@ -1,10 +1,10 @@
 """Does a recurrent head narrow the gap between a mobile and a large extractor, on real clips?
 
-Study E's claim, on the Surveillance Camera Fight Dataset: how much better the same head does over Inception-v3 than
-over MobileNetV2, both measured by ``scfd.py`` on the same folds with the same seeds, and how much less that is than on
-a single frame. Intervals are Student's at 95 % over the folds, each the mean of its seeds. A row is "held" where the
-whole interval lies above 0, "not held" where it lies below, and undecided otherwise; unless the first row held, there
-is no gap to narrow.
+Study E's claim, asked with the heads of scfd_heads.py on the Surveillance Camera Fight Dataset: how much better the
+same head does over Inception-v3 than over MobileNetV2, both measured by ``scfd.py`` on the same folds with the same
+seeds, and how much less that is than on a single frame. Intervals are Student's at 95 % over the folds, each the mean
+of its seeds. A row is "held" where the whole interval lies above 0, "not held" where it lies below, and undecided
+otherwise; unless the first row held, no gap is shown that a head could narrow.
 
     python benchmarks/scfd_gap.py [--mobile results/scfd] [--large results/scfd_inception]
 
@@ -23,7 +23,7 @@ from lightning_har.bench.stats import half_interval
 
 RESULTS = Path(__file__).resolve().parent / "results"
 HEADS = ("single", "avg", "tsn", "lstm", "gru")
-SAME = ("clips", "file_list_sha256", "epochs", "batch_size", "precision", "views", "crop", "sampling")
+SAME = ("clips", "file_list_sha256", "epochs", "batch_size", "precision", "views", "crop", "sampling", "versions")
 """What the runs of a fold and seed must share to be compared."""
 
 Runs = dict[tuple[str, str, str], dict[str, str]]
@@ -33,6 +33,11 @@ def read(folder: Path) -> Runs:
     """The runs of a folder by head, fold and seed."""
     with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
         return {(row["name"].rpartition("/")[2], row["fold"], row["seed"]): row for row in csv.DictReader(file)}
+
+
+def commits_of(runs: Runs) -> str:
+    """Of what code the runs are."""
+    return "; ".join(dict.fromkeys(run["commit"] for run in runs.values()))
 
 
 def gaps(mobile: Runs, large: Runs) -> dict[str, list[float]]:
@@ -85,7 +90,9 @@ def main() -> int:
     parser.add_argument("--large", type=Path, default=RESULTS / "scfd_inception")
     parser.add_argument("--csv", type=Path, default=RESULTS / "scfd_gap.csv")
     args = parser.parse_args()
-    rows = table(gaps(read(args.mobile), read(args.large)))
+    mobile, large = read(args.mobile), read(args.large)
+    commits = {"commit_mobile": commits_of(mobile), "commit_large": commits_of(large)}
+    rows = [row | commits for row in table(gaps(mobile, large))]
     with args.csv.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()

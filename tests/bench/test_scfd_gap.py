@@ -21,7 +21,8 @@ def script():
 def write(folder, top1, *, folds=3, seeds=2, **other):
     """A benchmark's results.csv; top1 is a function of head, fold and seed."""
     folder.mkdir()
-    same = dict.fromkeys(("clips", "file_list_sha256", "epochs", "batch_size", "precision", "views", "crop"), "1")
+    names = "clips file_list_sha256 epochs batch_size precision views crop versions commit"
+    same = dict.fromkeys(names.split(), "1")
     rows = [
         {"name": f"scfd_heads/{h}", "fold": f, "seed": s, "top1": top1(h, f, s), "sampling": h, **same, **other}
         for h in HEADS
