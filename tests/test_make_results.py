@@ -1,26 +1,21 @@
 """The page of results is made of what was measured, and of nothing else."""
 
 import csv
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import pytest
 from harness_runs import write_recipe
+from scripts import load_script
 
 from lightning_har.bench.benchmark import benchmark
 from lightning_har.bench.harness import Settings
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """The script, on folders of its own."""
-    spec = importlib.util.spec_from_file_location("make_results", BENCHMARKS / "make_results.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("make_results")
     for name in ("scripts/results", "docs"):
         (tmp_path / name).mkdir(parents=True)
     monkeypatch.setattr(module, "HERE", tmp_path / "scripts")

@@ -1,11 +1,11 @@
 """benchmarks/all_recipes.py: what it is called with arrives at every recipe's run, and its results lie apart."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 from harness_runs import write_recipe
+from scripts import load_script
 
 from lightning_har.cli.run import run_recipe
 
@@ -16,9 +16,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*.py"))
 @pytest.fixture
 def script(tmp_path, monkeypatch):
     """The script, on folders of its own."""
-    spec = importlib.util.spec_from_file_location("all_recipes", ROOT / "benchmarks" / "all_recipes.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("all_recipes")
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "RESULTS", tmp_path / "results")
     return module

@@ -1,7 +1,6 @@
 """benchmarks/scfd.py and the recipe that it has the harness run, on features that are made up."""
 
 import csv
-import importlib.util
 import json
 from pathlib import Path
 
@@ -9,21 +8,17 @@ import numpy as np
 import pytest
 import torch
 from harness_runs import write_recipe
+from scripts import BENCHMARKS, load_script
 from videos import write_video
 
 from lightning_har.cli.run import run_recipe
 from lightning_har.data.features import FeatureDataModule
 from lightning_har.modules.cnn_rnn import CNNRNNModule
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("scfd", BENCHMARKS / "scfd.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("scfd")
 
 
 @pytest.fixture

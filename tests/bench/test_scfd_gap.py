@@ -1,21 +1,16 @@
 """benchmarks/scfd_gap.py: the difference between two extractors, fold by fold."""
 
 import csv
-import importlib.util
-from pathlib import Path
 
 import pytest
+from scripts import load_script
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 HEADS = ("single", "avg", "tsn", "lstm", "gru")
 
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("scfd_gap", BENCHMARKS / "scfd_gap.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("scfd_gap")
 
 
 def write(folder, top1, *, folds=3, seeds=2, **other):

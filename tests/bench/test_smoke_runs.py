@@ -1,23 +1,17 @@
 """benchmarks/smoke_runs.py on recipes that write a report at once, or do not."""
 
 import csv
-import importlib.util
 import os
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from harness_runs import write_recipe
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "smoke_runs.py"
+from scripts import load_script
 
 
 @pytest.fixture
 def script():
-    spec = importlib.util.spec_from_file_location("smoke_runs", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("smoke_runs")
 
 
 def test_every_recipe_is_a_row_with_its_time_or_its_error(script, tmp_path, monkeypatch):
