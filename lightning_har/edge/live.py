@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 import time
@@ -63,15 +64,18 @@ def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
         is_file = not args.live and not args.source.isdigit() and "://" not in args.source
         run = _run_file if is_file else _run_live
         statistics = {"load_s": round(loaded, 3), **run(args, bundle, recognizer)}
+        statistics["peak_memory_mb"] = round((peak_memory() or 0) / 1e6, 1) or None
+        _print_statistics(statistics, args.json)
+        return 0
+    except BrokenPipeError:  # the reader of our output, such as head, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (HarError, OSError) as error:  # OSError: a full disk
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
     except KeyboardInterrupt:
         _say("stopped")
         return 130
-    statistics["peak_memory_mb"] = round((peak_memory() or 0) / 1e6, 1) or None
-    _print_statistics(statistics, args.json)
-    return 0
 
 
 def count(text: str) -> int:
@@ -191,13 +195,13 @@ def _print_labels(best: list[tuple[str, float]], prefix: str = "") -> None:
 
 def _print_statistics(statistics: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(statistics))  # noqa: T201
+        print(json.dumps(statistics), flush=True)  # noqa: T201
         return
     for key, value in statistics.items():
         if key == "labels" or value in (None, {}):
             continue
         shown = "  ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        print(f"{re.sub('_', ' ', key):18} {shown}")  # noqa: T201
+        print(f"{re.sub('_', ' ', key):18} {shown}", flush=True)  # noqa: T201
 
 
 def _say(text: str) -> None:

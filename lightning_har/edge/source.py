@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ STALL_SECONDS = 10.0
 # FFmpeg gives up before that, and closes what it has opened: a camera that is held open cannot be opened again.
 FFMPEG_SECONDS = 8.0
 MAX_BACKOFF = 30.0
+
+
+class NoCameraError(DecodeError):
+    """No camera has this number."""
 
 
 class LiveSource:
@@ -68,6 +73,7 @@ class LiveSource:
 
         Raises:
             ConfigError: Trying again would not help.
+            NoCameraError: There is no such camera, and never was since the start.
             DecodeError: No frame ever came; or the source is lost and not to be tried again.
         """
         pause, seen, failure = self._backoff, False, None
@@ -82,6 +88,8 @@ class LiveSource:
                 failure = reader.failure
                 # PyAV's errors are OSErrors, or wrapped by open_live; any other is not the source's.
                 lasting = isinstance(failure, ConfigError) or not isinstance(failure, (OSError, HarError))
+                # A camera that was there may be plugged in again; one that never was is a wrong number.
+                lasting |= not seen and isinstance(failure, NoCameraError)
                 if failure is not None and (lasting or not self._retry):
                     raise failure
                 if not self._retry:
@@ -169,6 +177,7 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
         paced: Give a file's frames at its own rate, as a camera would.
 
     Raises:
+        NoCameraError: No camera has this number.
         DecodeError: It cannot be opened, or breaks off.
         ConfigError: This PyAV does not know such a source.
     """
@@ -181,7 +190,7 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
     if source.isdigit():
         name, form, options = _camera(int(source))
     elif source.startswith("rtsp://"):
-        options = {"rtsp_transport": "tcp", "timeout": limit}
+        options = {"rtsp_flags": "prefer_tcp", "timeout": limit}
     elif "://" not in source:
         options, timeout = {}, None
     heard = time.perf_counter()
@@ -202,6 +211,9 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
     except av.error.ProtocolNotFoundError as error:
         raise ConfigError(f"{shown}: this PyAV knows no such protocol; give rtsp:// or http://") from error
     except (av.FFmpegError, OSError) as error:
+        if source.isdigit() and isinstance(error, FileNotFoundError):
+            others = ", ".join(sorted(str(p) for p in Path("/dev").glob("video*"))) or "none is connected"
+            raise NoCameraError(f"camera {source}: there is no {name} ({others})") from error
         # FFmpeg's words for running out of time: "Immediate exit requested", or "Input/output error".
         late = timeout is not None and time.perf_counter() - heard >= FFMPEG_SECONDS
         raise DecodeError(f"{shown}: {silent if late else getattr(error, 'strerror', None) or error}") from error
@@ -219,7 +231,28 @@ def frames_of(source: Any, *, live: bool) -> Iterator[Any]:
     stream = source.streams.video[0]
     # Threads that each decode another frame hold back as many frames as there are threads.
     stream.thread_type = "SLICE" if live else "AUTO"
-    yield from source.decode(stream)
+    frames = source.decode(stream)
+    if "v4l2" in source.format.name and stream.codec_context.name == "rawvideo":
+        frames = map(_Copier(), frames)
+    yield from frames
+
+
+class _Copier:
+    """Frames that outlive the camera.
+
+    What FFmpeg decodes of a raw camera still lies in the driver's memory, which goes when the camera is closed or
+    unplugged: a frame that is looked at, or only let go, after that ends the program with a segmentation fault.
+    """
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._scaler = VideoReformatter()
+
+    def __call__(self, frame: Any) -> Any:
+        # In another layout, since the same one would be the same memory. From YUYV, most cameras', nothing is lost.
+        layout = "gbrp" if frame.format.is_rgb else "yuv444p" if frame.format.name == "yuv422p" else "yuv422p"
+        return self._scaler.reformat(frame, format=layout)
 
 
 def _camera(index: int) -> tuple[str, str, dict[str, str]]:

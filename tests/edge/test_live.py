@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections import deque
 
 import pytest
@@ -128,6 +130,25 @@ def test_the_video_itself_is_not_written_over(made, video, capsys):
 def test_a_camera_that_never_opens_is_a_message_and_no_success(made, capsys):
     assert run_bundle(["tcp://127.0.0.1:1", "--seconds", "0.3"], folder=made) == 2
     assert "error: tcp://127.0.0.1:1: Connection refused" in capsys.readouterr().err
+
+
+def test_a_camera_that_is_not_there_is_refused_at_once(made, capsys):
+    assert run_bundle(["7319"], folder=made) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: camera 7319: ")
+    assert "again in" not in said
+
+
+@pytest.mark.parametrize("live", [[], ["--live", "--span", "0.1"]], ids=["file", "live"])
+def test_a_reader_that_has_had_enough_ends_it_without_a_word(made, video, live):
+    """As ``python run.py clip.mp4 | head -1`` does."""
+    command = [sys.executable, str(made / "run.py"), str(video), *live]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 def test_an_address_of_no_known_kind_is_refused_at_once(made, capsys):

@@ -15,7 +15,7 @@ from edge_models import SIZE
 from edge_runs import without_torch
 
 from lightning_har.edge import source as source_file
-from lightning_har.edge.source import LiveSource, open_live
+from lightning_har.edge.source import LiveSource, NoCameraError, open_live
 from lightning_har.errors import ConfigError, DecodeError
 
 
@@ -24,14 +24,14 @@ from lightning_har.errors import ConfigError, DecodeError
     [
         ("0", "linux", "/dev/video0", "v4l2", {}, "SLICE"),
         ("1", "darwin", "1", "avfoundation", {"framerate": "30"}, "SLICE"),
-        ("rtsp://x", "linux", "rtsp://x", None, {"rtsp_transport": "tcp", "timeout": "8000000"}, "SLICE"),
+        ("rtsp://x", "linux", "rtsp://x", None, {"rtsp_flags": "prefer_tcp", "timeout": "8000000"}, "SLICE"),
         ("http://x", "linux", "http://x", None, {"rw_timeout": "8000000"}, "SLICE"),
         ("clip.mp4", "linux", "clip.mp4", None, {}, "AUTO"),
     ],
 )
 def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, options, thread_type):
     opened = {}
-    stream = SimpleNamespace(thread_type=None)
+    stream = SimpleNamespace(thread_type=None, codec_context=SimpleNamespace(name="mjpeg"))
 
     def decode(asked):
         assert asked is stream
@@ -39,7 +39,8 @@ def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, opt
 
     def fake(*args, **kwargs):
         opened.update(kwargs, args=args)
-        return nullcontext(SimpleNamespace(streams=SimpleNamespace(video=[stream]), decode=decode))
+        kind = SimpleNamespace(name=str(kwargs["format"]))
+        return nullcontext(SimpleNamespace(format=kind, streams=SimpleNamespace(video=[stream]), decode=decode))
 
     monkeypatch.setattr(av, "open", fake)
     monkeypatch.setattr(sys, "platform", platform)
@@ -175,6 +176,21 @@ def test_what_trying_again_would_not_help_is_raised(error, kind):
     with pytest.raises(kind, match=str(error)):
         next(frames)
     assert said == []
+
+
+def test_a_camera_that_was_there_is_waited_for():
+    attempts: list[int] = []
+
+    def connect():
+        attempts.append(1)
+        if len(attempts) == 2:
+            raise NoCameraError("camera 0: there is no /dev/video0")
+        yield len(attempts)
+
+    source = LiveSource(connect, "camera", lambda text: None, backoff=0.01)
+    frames = iter(source)
+    assert [next(frames)[0], next(frames)[0]] == [1, 3]
+    source.close()
 
 
 @pytest.mark.parametrize("hangs", [False, True])
