@@ -262,6 +262,8 @@ def _build_module(args: Arguments, datamodule: Any, *, fetch: bool) -> ActionRec
     except HarError:
         raise
     except ValueError as error:  # a layer's own, such as a dropout of 7
+        if not args.module_class.__module__.startswith("lightning_har."):
+            raise  # somebody's own network is mended where the traceback says
         raise ConfigError(f"{args.module_class.__name__} cannot be built as told: {error}; see --help") from error
     return module
 

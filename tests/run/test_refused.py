@@ -34,6 +34,21 @@ def test_an_accelerator_that_is_not_there_is_said_before_anything_is_read(tmp_pa
         score_checkpoint("nothing.ckpt", "/no/such/data", tmp_path / "scored", trainer={"precision": "bf17"})
 
 
+class Unfinished(CNNRNNModule):
+    """A network of somebody's own, with a mistake in it."""
+
+    def __init__(self, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(num_classes, **kwargs)
+        int("a mistake")
+
+
+def test_an_error_of_ones_own_network_keeps_its_traceback(clips: Path, tmp_path: Path) -> None:
+    data = partial(VideoFolderDataModule, root=str(clips), num_workers=0)
+    with pytest.raises(ValueError, match="a mistake") as error:
+        run(partial(Unfinished, **SMALL), data, name="tiny", argv=["--out", str(tmp_path / "run")])
+    assert error.traceback[-1].name == "__init__"
+
+
 def test_nan_stops_the_run_and_names_the_files(call: Any, tmp_path: Path) -> None:
     with pytest.raises(HarError, match=r"the loss is (nan|inf).*\.mp4") as error:
         call("--module.optimizer", "sgd", "--module.lr", "1e30")
