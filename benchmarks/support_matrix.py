@@ -91,10 +91,10 @@ PAGE = """\
 Made by `python benchmarks/support_matrix.py`, which writes, loads, runs and compares each of these. The models are
 small and untrained: the size is theirs; ± is the greatest difference of a logit from PyTorch's float (of an int8
 network with random weights it says little; agreement is measured on trained ones), in PT2E's column of any output of a
-part, features too; the time is the least of ten calls of each part with two threads. The parts of "frames" are one
-frame and the head over a clip's features, of "stream" one step, of "clip" the whole clip. A refusal is quoted. "4 of 9
-layers" says how many convolutions and linear layers hold their weights in int8 after PT2E for x86; the rest stay float.
-Rows and columns need not be of one run.
+part, features too; the time is the least of the calls of two seconds, ten at least, with two threads, for each part. The
+parts of "frames" are one frame and the head over a clip's features, of "stream" one step, of "clip" the whole clip. A
+refusal is quoted. "4 of 9 layers" says how many convolutions and linear layers hold their weights in int8 after PT2E for
+x86; the rest stay float. Rows and columns need not be of one run.
 
 With {versions} on {cpu}.
 
@@ -208,11 +208,15 @@ def weights_in_int8(graph: Any) -> list[bool]:
     return ["dequantize" in str(node.args[1].target) for node in layers]
 
 
-def least(run: Callable[[], Any], count: int = 10) -> float:
-    """Milliseconds of the quickest of some calls, after one that warms up."""
+def least(run: Callable[[], Any], count: int = 10, seconds: float = 2.0) -> float:
+    """Milliseconds of the quickest of the calls of some seconds, but for one that warms up; ``count`` of them at least.
+
+    The first ten alone may all fall into another process's time.
+    """
     run()
-    times = []
-    for _ in range(count):
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < count or time.perf_counter() < end:
         begin = time.perf_counter()
         run()
         times.append(1000 * (time.perf_counter() - begin))
