@@ -91,10 +91,10 @@ PAGE = """\
 Made by `python benchmarks/support_matrix.py`, which writes, loads, runs and compares each of these. The models are
 small and untrained: the size is theirs; ± is the greatest difference of a logit from PyTorch's float (of an int8
 network with random weights it says little; agreement is measured on trained ones), in PT2E's column of any output of a
-part, features too; the time is the least of the calls of two seconds, ten at least, with two threads, for each part. The
+part, features too; the time is the least of the calls of two seconds, at least ten, of each part with two threads. The
 parts of "frames" are one frame and the head over a clip's features, of "stream" one step, of "clip" the whole clip. A
-refusal is quoted. "4 of 9 layers" says how many convolutions and linear layers hold their weights in int8 after PT2E for
-x86; the rest stay float. Rows and columns need not be of one run.
+refusal is quoted. "4 of 9 layers" says how many convolutions and linear layers hold their weights in int8 after PT2E
+for x86; the rest stay float. Rows and columns need not be of one run.
 
 With {versions} on {cpu}.
 
