@@ -160,7 +160,7 @@ def scfd(args: argparse.Namespace) -> list[dict[str, Any]]:
         train = [i for i, r in enumerate(rows) if r["fold"] != fold]
         test = [i for i, r in enumerate(rows) if r["fold"] == fold]
         coded = None
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             pl.seed_everything(seed, verbose=False)
             heads = Heads(labels, train, test, seed)
             options = {**SETTINGS, "backbone": None, "feature_dim": 1280, "temporal": "gru", "pretrained": False}
@@ -224,7 +224,7 @@ def synthetic(args: argparse.Namespace) -> list[dict[str, Any]]:
         small = {"train_clips": 80, "val_clips": 40, "test_clips": 40}
     full = Sampling("uniform", crop="full")
     found = []
-    for seed in range(args.seeds):
+    for seed in args.seeds:
         pl.seed_everything(seed, verbose=False)
         data = SyntheticActionsDataModule(
             **small, size=96, batch_size=BATCH, train_sampling=full, eval_sampling=full, num_workers=0, seed=seed
@@ -340,7 +340,7 @@ def main() -> None:
             part.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "edge_accuracy")
         else:
             part.add_argument("--checkpoint", type=Path, help="a trained network; default: one is trained")
-        part.add_argument("--seeds", type=int, default=3)
+        part.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
         part.add_argument("--epochs", type=int, default=EPOCHS if name == "scfd" else 16)
         part.add_argument("--more-epochs", type=int, default=MORE_EPOCHS)
         part.add_argument("--threads", type=int, default=2)
@@ -349,7 +349,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.smoke:
-        args.seeds, args.epochs, args.more_epochs, args.num_folds = 1, 1, 1, 1
+        args.seeds, args.epochs, args.more_epochs, args.num_folds = [0], 1, 1, 1
     found = scfd(args) if args.what == "scfd" else synthetic(args)
     folds = sorted({r["fold"] for r in found})
     for name in ("float", "int8", "float longer", "int8 trained"):
