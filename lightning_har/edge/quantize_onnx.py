@@ -85,7 +85,7 @@ def _pool_in_one(model: Any) -> None:
     inferred = onnx.shape_inference.infer_shapes(model)
     ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in inferred.graph.value_info}
     values = {i.name: i for i in model.graph.initializer}
-    nodes = []
+    nodes, axes_pooled = [], set()
     for node in model.graph.node:
         options = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         rank = ranks.get(node.input[0], 0) if node.op_type == "ReduceMean" else 0
@@ -96,6 +96,7 @@ def _pool_in_one(model: Any) -> None:
         if axes != set(range(2, rank)):
             nodes.append(node)
             continue
+        axes_pooled.add(node.input[1])
         kept = options.get("keepdims", 1)
         pooled = node.output[0] if kept else f"{node.output[0]}_map"
         nodes.append(helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=f"{pooled}_pool"))
@@ -103,9 +104,9 @@ def _pool_in_one(model: Any) -> None:
             nodes.append(helper.make_node("Flatten", [pooled], [node.output[0]], name=f"{pooled}_flat"))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    # The means' axes, which nothing reads now: the runtime would warn of each.
-    read = {name for node in nodes for name in node.input}
-    kept = [i for i in model.graph.initializer if i.name in read]
+    # The runtime would warn of each that nothing reads now.
+    unread = axes_pooled - {name for node in nodes for name in node.input}
+    kept = [i for i in model.graph.initializer if i.name not in unread]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
 

@@ -212,8 +212,8 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
         raise ConfigError(f"{shown}: this PyAV knows no such protocol; give rtsp:// or http://") from error
     except (av.FFmpegError, OSError) as error:
         if source.isdigit() and isinstance(error, FileNotFoundError):
-            others = ", ".join(sorted(str(p) for p in Path("/dev").glob("video*"))) or "none is connected"
-            raise NoCameraError(f"camera {source}: there is no {name} ({others})") from error
+            there = ", ".join(sorted(str(p) for p in Path("/dev").glob("video*"))) or "no other camera either"
+            raise NoCameraError(f"camera {source}: there is no {name}; there is {there}") from error
         # FFmpeg's words for running out of time: "Immediate exit requested", or "Input/output error".
         late = timeout is not None and time.perf_counter() - heard >= FFMPEG_SECONDS
         raise DecodeError(f"{shown}: {silent if late else getattr(error, 'strerror', None) or error}") from error
