@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from typing import Any
 
 EPILOG = """\
@@ -53,5 +54,5 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps({"folder": str(args.out), **report.to_dict()}, indent=2))
         return 0
     print(report)
-    print(f"run it: python {Path(args.out) / 'run.py'} clip.mp4")
+    print(f"run it: python {shlex.quote(str(Path(args.out) / 'run.py'))} clip.mp4")
     return 0

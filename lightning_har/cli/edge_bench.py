@@ -42,11 +42,14 @@ def main(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from lightning_har.edge.bench import measure, plot, table, write_clip, write_csv
+    from lightning_har.edge.runtime import load_bundle
 
     if args.csv:
         check_output("--csv", args.csv)
     if args.plot:
         check_output("--plot", args.plot, PICTURES, "picture")
+    for one in args.bundles:
+        load_bundle(one)  # refused before the others have been measured for nothing
     with tempfile.TemporaryDirectory() as folder:
         video = Path(args.video) if args.video else write_clip(Path(folder) / "clip.mp4")
         rows = [row for b in args.bundles for row in measure(b, video, repeat=args.repeat)]

@@ -174,7 +174,8 @@ def location(path: VideoPath) -> str:
     """What FFmpeg opens."""
     if isinstance(path, Slice):
         return f"subfile,,start,{path.start},end,{path.start + path.size},,:file:{os.path.abspath(path.file)}"
-    return str(path)
+    # Absolute, since FFmpeg takes "cam1-12:30.mp4" for an address.
+    return os.path.abspath(path)
 
 
 def reason(error: BaseException) -> str:

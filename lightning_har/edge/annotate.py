@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from lightning_har.errors import DataError
 
 _TICK = Fraction(1, 90_000)
 """Seconds: MPEG's clock, of which the usual frame rates are whole parts."""
+
+_STEP = Fraction(1, 25)
+"""Seconds between frames whose times do not tell."""
 
 
 class Annotator:
@@ -30,8 +34,10 @@ class Annotator:
     def __init__(self, path: str | Path, bundle: Bundle) -> None:
         import av
 
+        self._path = path
         try:
-            self._container = av.open(str(path), "w")
+            self._container = av.open(os.path.abspath(path), "w")
+            self._stream = self._container.add_stream("libx264", rate=25)
             timed = self._container.format.flags & av.format.Flags.variable_fps.value
             if timed:
                 Path(path).open("wb").close()  # PyAV opens it with the first frame only
@@ -42,8 +48,8 @@ class Annotator:
             ) from error
         if not timed:
             raise DataError(f"cannot write {path}: such a file does not tell when a frame is shown; give .mp4 or .mkv")
-        self._stream: Any = None
-        self._first = 0.0
+        self._failed = False
+        self._offset = 0.0
         self._last = -1
         with np.load(bundle.folder / "captions.npz") as stored:
             self._captions = {name.removeprefix(CAPTION): stored[name] for name in stored.files}
@@ -60,11 +66,10 @@ class Annotator:
 
         image = upright(frame.to_ndarray(format="rgb24"), frame)
         image = np.ascontiguousarray(image[: image.shape[0] // 2 * 2, : image.shape[1] // 2 * 2])
-        if self._stream is None:
-            self._stream = self._container.add_stream("libx264", rate=25)
+        if self._last < 0:
             self._stream.height, self._stream.width, self._stream.pix_fmt = *image.shape[:2], "yuv420p"
             self._stream.codec_context.time_base = _TICK
-            self._first = when
+            self._offset = when
         height, width = self._stream.height, self._stream.width
         if image.shape[:2] != (height, width):
             resized = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(width=width, height=height)
@@ -78,12 +83,29 @@ class Annotator:
             image[y : y + 4, : max(1, round(share * width))] = (80, 200, 120)
             y += 4
         written = av.VideoFrame.from_ndarray(image, format="rgb24")
-        self._last = max(self._last + 1, round((when - self._first) / _TICK))
-        written.pts, written.time_base = self._last, _TICK
-        self._container.mux(self._stream.encode(written))
+        # Of frames whose times jump back, as in recordings that were put together, one follows the other.
+        tick = round((when - self._offset) / _TICK)
+        if tick <= self._last:
+            self._offset = when - (self._last * _TICK + _STEP)
+            tick = self._last + round(_STEP / _TICK)
+        self._last = tick
+        written.pts, written.time_base = tick, _TICK
+        self._mux(lambda: self._stream.encode(written))
 
     def close(self) -> None:
         """Finish the file."""
-        if self._stream is not None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
+        try:
+            if self._last >= 0 and not self._failed:
+                self._mux(self._stream.encode)
+        finally:
+            self._container.close()
+
+    def _mux(self, packets: Callable[[], Any]) -> None:
+        """Raises a DataError; after one nothing more is written: FFmpeg crashes where its header has failed before."""
+        import av
+
+        try:
+            self._container.mux(packets())
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._failed = True
+            raise DataError(f"cannot write {self._path}: {getattr(error, 'strerror', None) or error}") from error

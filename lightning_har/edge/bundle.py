@@ -56,6 +56,8 @@ if __name__ == "__main__":
         from lightning_har.edge.live import main
 
         sys.exit(main(folder=folder))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ImportError as error:
         print(f"error: {error}; pip install -r {folder / 'requirements.txt'}", file=sys.stderr)
         sys.exit(2)

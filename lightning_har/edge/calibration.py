@@ -70,8 +70,9 @@ def collect(module: ActionRecognizer, source: Calibration | None, max_clips: int
     if not fit:
         raise ConfigError("the calibration data holds no clips; give at least a few of each class")
     if len(set(labels)) < 2 and _classes(module) > 1:
+        names = getattr(source, "class_names", None) or module.class_names  # the data may count its own classes
         raise ConfigError(
-            f"all {len(fit)} calibration clips are of one class ({_name(module, labels)}); ranges learnt from it would "
+            f"all {len(fit)} calibration clips are of one class ({_name(names, labels)}); ranges learnt from it would "
             "cut off the others' values: give clips of several classes, shuffled"
         )
     return Clips(fit, check or fit, bool(check))
@@ -155,10 +156,9 @@ def _classes(module: ActionRecognizer) -> int:
     return max(counts)
 
 
-def _name(module: ActionRecognizer, labels: list[Any]) -> str:
+def _name(names: Any, labels: list[Any]) -> str:
     if not labels or labels[0] == IGNORE:
         return "unknown"
-    names = module.class_names
     return repr(names[labels[0]]) if isinstance(names, tuple) and isinstance(labels[0], int) else str(labels[0])
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,12 @@ from lightning_har.edge.runtime import (
     read_clip,
     top,
 )
-from lightning_har.edge.source import LiveSource, open_live, without_login
+from lightning_har.edge.source import LiveSource, is_camera, open_live, without_login
 from lightning_har.errors import ConfigError, HarError
+
+MOST_THREADS = 256
+LONGEST_PAUSE = 1.0
+"""Seconds without a frame, beyond the span, after which what was seen before is forgotten."""
 
 
 def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
@@ -39,12 +46,13 @@ def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
         folder: The bundle.
 
     Returns:
-        0, also where Ctrl-C ends a camera; 2 for bad input, with a message on stderr; 130 for Ctrl-C elsewhere.
+        0, also where Ctrl-C, SIGTERM or SIGHUP ends a camera; 2 for bad input, with a message on stderr; 130 for Ctrl-C
+        elsewhere.
     """
     parser = argparse.ArgumentParser(description="Recognise actions in a file, a camera (0) or a stream (rtsp://...).")
     parser.add_argument("source", help="a video file, a camera's number, or an address")
-    parser.add_argument("--threads", type=count, default=2, help="of the network (default 2)")
-    parser.add_argument("--top", type=count, default=3, help="labels to print (default 3)")
+    parser.add_argument("--threads", type=threads, default=2, help="of the network (default 2)")
+    parser.add_argument("--top", type=count, default=3, help="labels of a file to print (default 3)")
     parser.add_argument("--live", action="store_true", help="treat a file as a camera: at its own pace")
     parser.add_argument(
         "--span", type=seconds, default=2.0, help="seconds of a camera that the network sees at once (default 2)"
@@ -54,14 +62,21 @@ def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
     parser.add_argument("--json", action="store_true", help="print the final statistics as one line of JSON")
     parser.add_argument("--repeat", type=count, default=1, help="recognise a file this many times, for timing")
     args = parser.parse_args(argv)
+    args.source = args.source.removeprefix("file://")
+    if device := re.fullmatch(r"/dev/video([0-9]+)", os.path.realpath(args.source)):
+        args.source = device[1]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a label that the terminal has no letters for
     began = time.perf_counter()
+    stopping = contextlib.ExitStack()
     try:
-        if args.output and Path(args.output).resolve() == Path(args.source).resolve():
+        stopping.enter_context(_stopped_by_signals())
+        if args.output and _is_same(args.output, args.source):
             raise ConfigError(f"--output {args.output} is the video itself; give another file")
         bundle = load_bundle(folder)
         recognizer = Recognizer.from_bundle(bundle, args.threads)
         loaded = time.perf_counter() - began
-        is_file = not args.live and not args.source.isdigit() and "://" not in args.source
+        is_file = not args.live and not is_camera(args.source) and "://" not in args.source
         run = _run_file if is_file else _run_live
         statistics = {"load_s": round(loaded, 3), **run(args, bundle, recognizer)}
         statistics["peak_memory_mb"] = round((peak_memory() or 0) / 1e6, 1) or None
@@ -76,6 +91,35 @@ def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
     except KeyboardInterrupt:
         _say("stopped")
         return 130
+    finally:
+        stopping.close()
+
+
+@contextlib.contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """What ends a service, a container or a lost terminal does as Ctrl-C, so that what was written can be played."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), stop) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _is_same(one: str, other: str) -> bool:
+    """Whether two names are of one file, also by a link, or on a disk that takes capitals and small letters alike."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:
+        return False
 
 
 def count(text: str) -> int:
@@ -83,6 +127,14 @@ def count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is too few; give 1 or more")
+    return value
+
+
+def threads(text: str) -> int:
+    """A number of threads: not so many that starting them never ends."""
+    value = count(text)
+    if value > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{value} is too many; give {MOST_THREADS} or fewer")
     return value
 
 
@@ -95,6 +147,7 @@ def seconds(text: str) -> float:
 
 
 def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) -> dict[str, Any]:
+    annotator = Annotator(args.output, bundle) if args.output else None
     decode, network, whole, each = Stopwatch(), Stopwatch(), Stopwatch(), Stopwatch()
     recognizer.time_frames(each)
     first = None
@@ -110,9 +163,9 @@ def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     after = energy()
     best = top(logits, bundle, args.top)
     _print_labels(best)
-    if args.output:
+    if annotator is not None:
         shown = top(logits, bundle, 1)
-        with closing(Annotator(args.output, bundle)) as annotator:
+        with contextlib.closing(annotator):
             for i, frame in enumerate(open_live(args.source, paced=False)):
                 # Some formats carry no times: raw H.264.
                 annotator.write(frame, shown, i / 25 if frame.time is None else frame.time)
@@ -135,7 +188,7 @@ def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
 
 
 def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) -> dict[str, Any]:
-    is_path = not args.source.isdigit() and "://" not in args.source
+    is_path = not is_camera(args.source) and "://" not in args.source
     # First, so that av is imported by one thread alone: two at once deadlock in its circular imports.
     convert = Converter(bundle.spec, bundle.sampling)
     name = without_login(args.source)
@@ -150,9 +203,13 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     last = last_seen = -np.inf
     shown: list[tuple[str, float]] = []
     best: list[tuple[str, float]] = []
-    skipped = 0
+    skipped = connections = 0
     try:
         for frame, arrived in source:
+            if source.reconnects != connections or arrived - last_seen > args.span + LONGEST_PAUSE:
+                # What was seen before a gap is no part of what happens after it.
+                recognizer.reset()
+                connections, last, shown = source.reconnects, -np.inf, []
             # Half a frame of tolerance: a camera's frames do not come at whole steps.
             if arrived - last < step - 0.5 * min(arrived - last_seen, step):
                 skipped += 1
@@ -172,9 +229,10 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     except KeyboardInterrupt:
         _say("stopped")
     finally:
-        source.close()
+        # First what would be lost if Ctrl-C is pressed again while the source takes its time.
         if annotator is not None:
             annotator.close()
+        source.close()
     elapsed = time.perf_counter() - begin
     return {
         "frames": network.count,

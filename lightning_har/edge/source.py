@@ -6,6 +6,7 @@ dropped and counted, so that a label is of now and not of a minute ago.
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -169,6 +170,47 @@ class _Reader:
                 self._changed.notify()
 
 
+def is_camera(source: str) -> bool:
+    """Whether it is a camera's number."""
+    return source.isascii() and source.isdigit()
+
+
+_IN_BURSTS = frozenset(("hls", "dash", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"))
+"""Formats whose frames come from the network faster than they were taken: files, and streams cut into files."""
+
+JUMP_SECONDS = 10.0
+USUAL_RATE = 25
+"""Frames a second of what does not tell: raw H.264."""
+
+
+class Pace:
+    """How long to wait before each frame, so that frames are shown as far apart as they were taken.
+
+    Where their times jump, back or far ahead, as in recordings that were put together, one frame follows the other.
+
+    Args:
+        rate: Frames a second, of frames that carry no times; None takes 25.
+    """
+
+    def __init__(self, rate: Any) -> None:
+        self._step = float(1 / (rate or USUAL_RATE))
+        self._begin = time.perf_counter()
+        self._last: float | None = None
+        self._shown = 0.0
+
+    def wait(self, when: float | None) -> float:
+        """Seconds to wait before a frame.
+
+        Args:
+            when: Its time, in seconds.
+        """
+        if self._last is not None:
+            passed = self._step if when is None else when - self._last
+            self._shown += passed if 0 <= passed <= JUMP_SECONDS else self._step
+        self._last = when if when is not None else 0.0
+        return max(0.0, self._shown - (time.perf_counter() - self._begin))
+
+
 def open_live(source: str, *, paced: bool) -> Iterator[Any]:
     """Frames of a camera by number, a stream by address, or a file.
 
@@ -187,35 +229,40 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
     shown, silent = without_login(source), f"sent no picture for {FFMPEG_SECONDS:g} s"
     name, form, options = source, None, {"rw_timeout": limit}
     timeout: tuple[float, float] | None = (FFMPEG_SECONDS, FFMPEG_SECONDS)
-    if source.isdigit():
+    if is_camera(source):
         name, form, options = _camera(int(source))
     elif source.startswith("rtsp://"):
         options = {"rtsp_flags": "prefer_tcp", "timeout": limit}
     elif "://" not in source:
-        options, timeout = {}, None
+        # Absolute, since FFmpeg takes "cam1-12:30.mp4" for an address.
+        name, options, timeout = os.path.abspath(source), {}, None
     heard = time.perf_counter()
     try:
         with av.open(name, format=form, options=options, timeout=timeout) as container:
             if not container.streams.video:
                 raise DecodeError(f"{shown}: has no video stream")
-            begin, first = time.perf_counter(), None
+            begin = time.perf_counter()
             # FFmpeg opens an RTSP stream by its description, and no picture within the time is no error yet.
             if timeout is not None and begin - heard >= FFMPEG_SECONDS and not container.streams.video[0].width:
                 raise DecodeError(f"{shown}: {silent}")
+            pace = Pace(container.streams.video[0].average_rate)
+            paced = paced or container.format.name in _IN_BURSTS
             for frame in frames_of(container, live=timeout is not None):
                 heard = time.perf_counter()
-                if paced and frame.time is not None:
-                    first = frame.time if first is None else first
-                    time.sleep(max(0.0, frame.time - first - (time.perf_counter() - begin)))
+                if paced:
+                    time.sleep(pace.wait(frame.time))
                 yield frame
     except av.error.ProtocolNotFoundError as error:
         raise ConfigError(f"{shown}: this PyAV knows no such protocol; give rtsp:// or http://") from error
     except (av.FFmpegError, OSError) as error:
-        if source.isdigit() and isinstance(error, FileNotFoundError):
+        if is_camera(source) and isinstance(error, FileNotFoundError):
             there = ", ".join(sorted(str(p) for p in Path("/dev").glob("video*"))) or "no other camera either"
             raise NoCameraError(f"camera {source}: there is no {name}; there is {there}") from error
-        # FFmpeg's words for running out of time: "Immediate exit requested", or "Input/output error".
-        late = timeout is not None and time.perf_counter() - heard >= FFMPEG_SECONDS
+        # FFmpeg's words for running out of time: "Immediate exit requested", after which it may still give a frame
+        # that it had held back, or "Input/output error".
+        late = timeout is not None and (
+            isinstance(error, av.error.ExitError) or time.perf_counter() - heard >= FFMPEG_SECONDS
+        )
         raise DecodeError(f"{shown}: {silent if late else getattr(error, 'strerror', None) or error}") from error
     except ValueError as error:  # PyAV's, for a format that it was built without
         raise ConfigError(f"{shown}: {error}") from error

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 
 import av
@@ -10,9 +12,10 @@ from videos import numbered_frame
 
 from lightning_har.data.decode import read_frames
 from lightning_har.edge import live
+from lightning_har.edge.annotate import Annotator
 from lightning_har.edge.bundle import bundle
 from lightning_har.edge.live import main as run_bundle
-from lightning_har.edge.runtime import Recognizer
+from lightning_har.edge.runtime import Recognizer, load_bundle
 from lightning_har.errors import DecodeError
 
 
@@ -37,6 +40,44 @@ def test_the_annotated_video_keeps_an_irregular_pace(made, make_video, tmp_path)
     assert run_bundle([str(video), "--output", str(tmp_path / "seen.mp4")], folder=made) == 0
     times, _ = shown_in(tmp_path / "seen.mp4")
     assert times == pytest.approx([t / 25 for t in pts], abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["seen.mp4", "seen.mkv"])
+def test_times_that_jump_back_go_on(made, tmp_path, name):
+    """As in recordings that were put together."""
+    annotator = Annotator(tmp_path / name, load_bundle(made))
+    for i, when in enumerate([5.0, 5.1, 0.0, 0.1, 0.1]):
+        annotator.write(av.VideoFrame.from_ndarray(numbered_frame(i, 48, 80), format="rgb24"), [], when)
+    annotator.close()
+    times, _ = shown_in(tmp_path / name)
+    assert times == pytest.approx([0.0, 0.1, 0.14, 0.24, 0.28], abs=2e-3)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits")
+@pytest.mark.parametrize("live", [[], ["--live"]], ids=["file", "live"])
+def test_a_disk_that_is_full_is_a_message(made, make_video, tmp_path, live):
+    """More frames than x264 looks ahead, so that the first thing written is the header; it crashed."""
+    video = make_video(tmp_path / "long.mp4", num_frames=80)
+    command = [sys.executable, str(made / "run.py"), str(video), *live, "--output", str(tmp_path / "seen.mp4")]
+    code = (
+        "import os, resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "os.execv(sys.argv[1], sys.argv[1:])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert f"error: cannot write {tmp_path / 'seen.mp4'}: File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["seen.webm", "seen.gif"])
+def test_a_file_that_takes_no_h264_is_refused_before_anything_is_recognised(made, video, tmp_path, name, capsys):
+    assert run_bundle([str(video), "--output", str(tmp_path / name)], folder=made) == 2
+    said = capsys.readouterr()
+    assert f"error: cannot write {tmp_path / name}: " in said.err
+    assert "give a file such as seen.mp4" in said.err
+    assert "%" not in said.out
+    assert not (tmp_path / name).exists()
 
 
 def test_the_annotated_video_of_a_camera_keeps_its_pace(made, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from edge_models import batches, clips, cnn_rnn, tsn
 
+from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.edge.export import export
 from lightning_har.errors import ConfigError
 
@@ -25,6 +26,17 @@ def test_unfit_calibration_is_refused(tmp_path, calibration, words):
     with pytest.raises(ConfigError, match=words):
         export(cnn_rnn("avg"), tmp_path, int8=True, calibration=calibration)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_one_class_is_named_as_the_data_does(tmp_path, make_video):
+    """A folder of one class counts it from 0, whatever the module's first class is."""
+    for i in range(8):
+        make_video(tmp_path / "clips" / "wave" / f"{i}.mp4", num_frames=8)
+    module = cnn_rnn("avg")
+    module.class_names = ("sit", "stand", "wave", "jump")
+    data = VideoFolderDataModule(tmp_path / "clips", batch_size=2, num_workers=0)
+    with pytest.raises(ConfigError, match=r"of one class \('wave'\)"):
+        export(module, tmp_path / "out", int8=True, calibration=data)
 
 
 def test_a_network_with_nan_is_refused(tmp_path):

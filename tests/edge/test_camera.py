@@ -28,14 +28,16 @@ def camera(tmp_path_factory):
     return {**os.environ, "LD_PRELOAD": str(library)}
 
 
-def watch(made, environment, *options):
-    command = [sys.executable, str(made / "run.py"), "97", "--span", "0.4", "--json", *options]
+def watch(made, environment, *options, source="97"):
+    command = [sys.executable, str(made / "run.py"), source, "--span", "0.4", "--json", *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
 def test_a_camera_is_read_and_its_picture_is_upright_and_whole(made, camera, tmp_path):
     seen = tmp_path / "seen.mp4"
-    done = watch(made, camera, "--seconds", "2", "--output", str(seen))
+    link = tmp_path / "by-id"
+    link.symlink_to("/dev/video97")
+    done = watch(made, camera, "--seconds", "2", "--output", str(seen), source=str(link))
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told["reconnects"] == 0

@@ -66,6 +66,15 @@ def test_bundle_and_edge_bench(checkpoint, data, tmp_path, capsys):
     assert (tmp_path / "p.png").stat().st_size > 1000
 
 
+def test_a_broken_bundle_is_refused_before_another_is_measured(checkpoint, data, tmp_path, capsys, monkeypatch):
+    for name in ("good", "bad"):
+        assert main(["bundle", "--model", str(checkpoint), "--out", str(tmp_path / name)]) == 0
+    (tmp_path / "bad" / "captions.npz").unlink()
+    monkeypatch.setattr(bench, "measure", lambda *args, **kwargs: pytest.fail("measured"))
+    assert main(["edge-bench", str(tmp_path / "good"), str(tmp_path / "bad")]) == 2
+    assert "captions.npz is missing" in capsys.readouterr().err
+
+
 def test_energy_and_frames_are_the_runners_own(checkpoint, tmp_path, monkeypatch):
     """Without the start of Python; a network that sees no frame alone has its clip's time by its frames."""
     assert main(["bundle", "--model", str(checkpoint), "--out", str(tmp_path / "b")]) == 0

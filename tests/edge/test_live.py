@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections import deque
 
+import av
 import pytest
 from edge_models import FRAMES
 from edge_runs import interrupted, without_torch
@@ -53,6 +57,58 @@ def test_what_is_printed_for_people(made, video, live, capsys):
         "dropped": r"\d+",
     }.items():
         assert re.search(rf"^{name} +{value}$", said, re.MULTILINE), (name, said)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_what_ends_a_service_leaves_a_video_that_plays(made, video, tmp_path, name):
+    target = tmp_path / "seen.mp4"
+    command = [sys.executable, str(made / "run.py"), str(video), "--live", "--span", "0.1", "--output", str(target)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "%" in process.stdout.readline()
+        process.send_signal(getattr(signal, name))
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    assert said == "stopped\n"
+    with av.open(str(target)) as written:
+        assert len(list(written.decode(video=0))) > 0
+
+
+def test_ctrl_c_twice_leaves_a_video_that_plays(made, video, tmp_path, monkeypatch):
+    def again(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(live.LiveSource, "close", again)
+    target = tmp_path / "seen.mp4"
+    assert run_bundle([str(video), "--live", "--span", "0.1", "--output", str(target)], folder=made) == 130
+    with av.open(str(target)) as written:
+        assert len(list(written.decode(video=0))) > 0
+
+
+@pytest.mark.parametrize("gap", ["lost", "pause"])
+def test_what_was_seen_before_a_gap_is_forgotten(made, video, capsys, monkeypatch, gap):
+    """Two times one frame fewer than a label needs."""
+    connections: list[int] = []
+
+    def camera(source, paced):
+        with av.open(str(video)) as container:
+            frames = list(container.decode(video=0))
+        for part in range(2) if gap == "pause" else [0]:
+            for frame in frames[: FRAMES - 1]:
+                time.sleep(0.05)
+                yield frame
+            if part == 0 and gap == "pause":
+                time.sleep(0.5)
+        connections.append(1)
+        raise OSError("the cable is out")
+
+    monkeypatch.setattr(live, "open_live", camera)
+    monkeypatch.setattr(live, "LONGEST_PAUSE", 0.3 if gap == "pause" else 60.0)
+    seconds = "1.5" if gap == "lost" else "1.2"
+    assert run_bundle(["0", "--span", "0.01", "--seconds", seconds], folder=made) == 0
+    assert "%" not in capsys.readouterr().out
+    assert gap == "pause" or len(connections) == 2
 
 
 @pytest.mark.parametrize(
@@ -104,6 +160,7 @@ def test_a_package_that_is_missing_is_named(made, video, missing, live):
     ("option", "value", "words"),
     [
         ("--threads", "0", "too few"),
+        ("--threads", "10000", "too many"),
         ("--top", "0", "too few"),
         ("--repeat", "-1", "too few"),
         ("--span", "0", "no time"),
@@ -125,6 +182,36 @@ def test_the_video_itself_is_not_written_over(made, video, capsys):
     assert run_bundle([str(video), "--output", str(video)], folder=made) == 2
     assert "is the video itself" in capsys.readouterr().err
     assert video.read_bytes() == before
+
+
+def test_a_link_to_the_video_is_not_written_over_either(made, video, tmp_path, capsys):
+    before = video.read_bytes()
+    link = tmp_path / "link.mp4"
+    link.hardlink_to(video)
+    assert run_bundle([str(video), "--output", str(link)], folder=made) == 2
+    assert run_bundle([f"file://{video}", "--output", str(video)], folder=made) == 2
+    assert capsys.readouterr().err.count("is the video itself") == 2
+    assert video.read_bytes() == before
+
+
+def test_a_name_with_a_colon_is_no_address(made, video, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copyfile(video, "cam1-12:30.mp4")
+    assert run_bundle(["cam1-12:30.mp4", "--output", "seen:1.mp4"], folder=made) == 0
+    assert run_bundle(["cam1-12:30.mp4", "--live", "--span", "0.1"], folder=made) == 0
+
+
+def test_a_label_that_the_terminal_has_no_letters_for_is_spelled(made, video, monkeypatch):
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from lightning_har.edge import live\n"
+        "live.top = lambda logits, bundle, count: [('跳', 1.0)]\n"
+        "sys.exit(live.main(sys.argv[2:], folder=sys.argv[1]))\n"
+    )
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    done = subprocess.run([sys.executable, "-c", code, str(made), str(video)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "100.0%  \\u8df3" in done.stdout
 
 
 def test_a_camera_that_never_opens_is_a_message_and_no_success(made, capsys):

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import http.server
 import json
+import os
 import socket
 import sys
 import threading
 import time
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import av
@@ -15,7 +18,7 @@ from edge_models import SIZE
 from edge_runs import without_torch
 
 from lightning_har.edge import source as source_file
-from lightning_har.edge.source import LiveSource, NoCameraError, open_live
+from lightning_har.edge.source import LiveSource, NoCameraError, Pace, open_live
 from lightning_har.errors import ConfigError, DecodeError
 
 
@@ -26,12 +29,13 @@ from lightning_har.errors import ConfigError, DecodeError
         ("1", "darwin", "1", "avfoundation", {"framerate": "30"}, "SLICE"),
         ("rtsp://x", "linux", "rtsp://x", None, {"rtsp_flags": "prefer_tcp", "timeout": "8000000"}, "SLICE"),
         ("http://x", "linux", "http://x", None, {"rw_timeout": "8000000"}, "SLICE"),
-        ("clip.mp4", "linux", "clip.mp4", None, {}, "AUTO"),
+        ("clip.mp4", "linux", os.path.abspath("clip.mp4"), None, {}, "AUTO"),
+        ("cam-12:30.mp4", "linux", os.path.abspath("cam-12:30.mp4"), None, {}, "AUTO"),
     ],
 )
 def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, options, thread_type):
     opened = {}
-    stream = SimpleNamespace(thread_type=None, codec_context=SimpleNamespace(name="mjpeg"))
+    stream = SimpleNamespace(thread_type=None, average_rate=25, codec_context=SimpleNamespace(name="mjpeg"))
 
     def decode(asked):
         assert asked is stream
@@ -48,6 +52,35 @@ def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, opt
     timeout = None if thread_type == "AUTO" else (8.0, 8.0)
     assert opened == {"args": (name,), "format": format, "options": options, "timeout": timeout}
     assert stream.thread_type == thread_type
+
+
+@pytest.mark.parametrize(
+    ("times", "shown"),
+    [
+        ([5.0, 5.1, 5.3], [0.0, 0.1, 0.3]),
+        ([5.0, 5.1, 0.0, 0.1], [0.0, 0.1, 0.15, 0.25]),
+        ([0.0, 0.1, 9000.0, 9000.1], [0.0, 0.1, 0.15, 0.25]),
+        ([None, None, None], [0.0, 0.05, 0.1]),
+    ],
+    ids=["from anywhere", "back", "far ahead", "unknown"],
+)
+def test_frames_are_shown_as_far_apart_as_they_were_taken(monkeypatch, times, shown):
+    monkeypatch.setattr(source_file.time, "perf_counter", lambda: 7.0)  # nothing else takes time
+    pace = Pace(20)
+    assert [pace.wait(when) for when in times] == pytest.approx(shown)
+
+
+def test_a_file_of_an_address_is_given_at_its_own_pace(made, video):
+    """The network gives 30 frames at one blow; a camera's window would see the last alone."""
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=video.parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        begin = time.perf_counter()
+        count = len(list(open_live(f"http://127.0.0.1:{server.server_port}/{video.name}", paced=False)))
+        took = time.perf_counter() - begin
+        server.shutdown()
+    assert count == 30
+    assert took > 29 / 25
 
 
 def test_a_camera_by_number_on_windows_is_refused(monkeypatch):
