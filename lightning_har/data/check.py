@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -170,7 +171,7 @@ def _check_video(file: Path) -> _Found:
     sizes: set[tuple[int, int]] = set()
     decoded = damaged = 0
     rotation = 0
-    with av.open(str(file), metadata_errors="ignore") as container:
+    with av.open(os.path.abspath(file), metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.thread_count = "AUTO", 1
         frames = container.decode(stream)

@@ -89,7 +89,7 @@ def write_flow(path: str | Path, codes: Iterator[Frames], num_frames: int, bound
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part, av.open(str(part), "w", format="matroska") as container:
+    with whole_file(path) as part, av.open(os.path.abspath(part), "w", format="matroska") as container:
         container.metadata["comment"] = json.dumps({"frames": num_frames, "bound": bound, "method": method})
         stream: Any = None
         for piece in codes:
@@ -124,7 +124,7 @@ class FlowVideo:
         if not Path(path).is_file():
             raise DecodeError(f"{path}: does not exist; compute it with: lightning-har data flow")
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(os.path.abspath(path))
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DecodeError(f"{path}: is no stored flow: {error}") from error
         try:

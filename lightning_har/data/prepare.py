@@ -125,7 +125,7 @@ def reencode(
     with (
         whole_file(target) as part,
         PyAVVideo(source, threads=1) as video,
-        av.open(str(part), "w", format=format) as container,
+        av.open(os.path.abspath(part), "w", format=format) as container,
     ):
         info = video.info()
         rate = round(info.fps * 1000) if 1 <= info.fps <= 240 else 25_000

@@ -9,6 +9,7 @@ from lightning_har.data import decode_pyav
 from lightning_har.data.decode import open_video, probe, read_frames, short_side
 from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.errors import ConfigError, DecodeError
+from lightning_har.viz.annotate import annotate_video
 
 FORMATS = {
     "mp4": {"name": "a.mp4"},
@@ -128,6 +129,15 @@ def test_probe(tmp_path, make_video):
     assert (info.num_frames, info.height, info.width) == (50, 48, 80)
     assert info.fps == pytest.approx(25)
     assert info.duration == pytest.approx(2)
+
+
+def test_a_relative_name_with_a_colon_is_no_address(tmp_path, make_video, monkeypatch):
+    """FFmpeg takes what stands before a colon for a protocol: of recordings named by their time."""
+    make_video(tmp_path / "cam1-12:30:00.mp4", 8)
+    monkeypatch.chdir(tmp_path)
+    assert read_frames("cam1-12:30:00.mp4", [0, 7]).shape[0] == 2
+    annotate_video("cam1-12:30:00.mp4", "seen-12:30:00.mp4", [("wave", 0.5)])
+    assert probe("seen-12:30:00.mp4").num_frames == 8
 
 
 def test_what_is_no_video_is_named(tmp_path, make_video):
