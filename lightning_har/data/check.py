@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from lightning_har._files import whole_file
+from lightning_har.data.decode import location
 from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.frames import FrameFolder
 from lightning_har.data.parallel import TOO_LONG, Died, Engine, map_unordered, progress
@@ -171,7 +171,7 @@ def _check_video(file: Path) -> _Found:
     sizes: set[tuple[int, int]] = set()
     decoded = damaged = 0
     rotation = 0
-    with av.open(os.path.abspath(file), metadata_errors="ignore") as container:
+    with av.open(location(file), metadata_errors="ignore") as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.thread_count = "AUTO", 1
         frames = container.decode(stream)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from lightning_har._files import whole_file
 from lightning_har.data._flow_methods import Flow, Method, compute_flow, stepper
-from lightning_har.data.decode import Frames, FrameSource, Indices, Size, open_video, short_side
+from lightning_har.data.decode import Frames, FrameSource, Indices, Size, location, open_video, short_side
 from lightning_har.data.frames import FrameFolder
 from lightning_har.data.manifest import Manifest, Record
 from lightning_har.data.parallel import Engine, map_unordered, progress
@@ -89,7 +89,7 @@ def write_flow(path: str | Path, codes: Iterator[Frames], num_frames: int, bound
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as part, av.open(os.path.abspath(part), "w", format="matroska") as container:
+    with whole_file(path) as part, av.open(location(part), "w", format="matroska") as container:
         container.metadata["comment"] = json.dumps({"frames": num_frames, "bound": bound, "method": method})
         stream: Any = None
         for piece in codes:
@@ -124,7 +124,7 @@ class FlowVideo:
         if not Path(path).is_file():
             raise DecodeError(f"{path}: does not exist; compute it with: lightning-har data flow")
         try:
-            self._container = av.open(os.path.abspath(path))
+            self._container = av.open(location(path))
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DecodeError(f"{path}: is no stored flow: {error}") from error
         try:

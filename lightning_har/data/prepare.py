@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning_har._files import whole_file
 from lightning_har.data.archives import unpack, unpack_nested, verify
-from lightning_har.data.decode import short_side
+from lightning_har.data.decode import location, short_side
 from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.folder import videos_in
 from lightning_har.data.manifest import VIDEO_SUFFIXES
@@ -125,7 +125,7 @@ def reencode(
     with (
         whole_file(target) as part,
         PyAVVideo(source, threads=1) as video,
-        av.open(os.path.abspath(part), "w", format=format) as container,
+        av.open(location(part), "w", format=format) as container,
     ):
         info = video.info()
         rate = round(info.fps * 1000) if 1 <= info.fps <= 240 else 25_000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,14 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from lightning_har.data.decode import location
 from lightning_har.edge.runtime import CAPTION, Bundle, upright
 from lightning_har.errors import DataError
 
 _TICK = Fraction(1, 90_000)
 """Seconds: MPEG's clock, of which the usual frame rates are whole parts."""
-
-_STEP = Fraction(1, 25)
-"""Seconds between frames whose times do not tell."""
 
 
 class Annotator:
@@ -36,7 +33,7 @@ class Annotator:
 
         self._path = path
         try:
-            self._container = av.open(os.path.abspath(path), "w")
+            self._container = av.open(location(path), "w")
             self._stream = self._container.add_stream("libx264", rate=25)
             timed = self._container.format.flags & av.format.Flags.variable_fps.value
             if timed:
@@ -49,7 +46,7 @@ class Annotator:
         if not timed:
             raise DataError(f"cannot write {path}: such a file does not tell when a frame is shown; give .mp4 or .mkv")
         self._failed = False
-        self._offset = 0.0
+        self._first = 0.0
         self._last = -1
         with np.load(bundle.folder / "captions.npz") as stored:
             self._captions = {name.removeprefix(CAPTION): stored[name] for name in stored.files}
@@ -60,7 +57,7 @@ class Annotator:
         Args:
             frame: An ``av.VideoFrame``.
             shown: Captions of the bundle, each with the share of the width that its bar takes.
-            when: In seconds, from any time on.
+            when: In seconds, from any time on, and later than the frame before.
         """
         import av
 
@@ -69,7 +66,7 @@ class Annotator:
         if self._last < 0:
             self._stream.height, self._stream.width, self._stream.pix_fmt = *image.shape[:2], "yuv420p"
             self._stream.codec_context.time_base = _TICK
-            self._offset = when
+            self._first = when
         height, width = self._stream.height, self._stream.width
         if image.shape[:2] != (height, width):
             resized = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(width=width, height=height)
@@ -83,13 +80,8 @@ class Annotator:
             image[y : y + 4, : max(1, round(share * width))] = (80, 200, 120)
             y += 4
         written = av.VideoFrame.from_ndarray(image, format="rgb24")
-        # Of frames whose times jump back, as in recordings that were put together, one follows the other.
-        tick = round((when - self._offset) / _TICK)
-        if tick <= self._last:
-            self._offset = when - (self._last * _TICK + _STEP)
-            tick = self._last + round(_STEP / _TICK)
-        self._last = tick
-        written.pts, written.time_base = tick, _TICK
+        self._last = max(self._last + 1, round((when - self._first) / _TICK))
+        written.pts, written.time_base = self._last, _TICK
         self._mux(lambda: self._stream.encode(written))
 
     def close(self) -> None:

@@ -30,10 +30,12 @@ from lightning_har.edge.runtime import (
     read_clip,
     top,
 )
-from lightning_har.edge.source import LiveSource, is_camera, open_live, without_login
+from lightning_har.edge.source import LiveSource, Timeline, is_camera, open_live, without_login
 from lightning_har.errors import ConfigError, HarError
 
 MOST_THREADS = 256
+"""Starting very many more takes longer than anyone waits."""
+
 LONGEST_PAUSE = 1.0
 """Seconds without a frame, beyond the span, after which what was seen before is forgotten."""
 
@@ -68,20 +70,19 @@ def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a label that the terminal has no letters for
     began = time.perf_counter()
-    stopping = contextlib.ExitStack()
     try:
-        stopping.enter_context(_stopped_by_signals())
-        if args.output and _is_same(args.output, args.source):
-            raise ConfigError(f"--output {args.output} is the video itself; give another file")
-        bundle = load_bundle(folder)
-        recognizer = Recognizer.from_bundle(bundle, args.threads)
-        loaded = time.perf_counter() - began
-        is_file = not args.live and not is_camera(args.source) and "://" not in args.source
-        run = _run_file if is_file else _run_live
-        statistics = {"load_s": round(loaded, 3), **run(args, bundle, recognizer)}
-        statistics["peak_memory_mb"] = round((peak_memory() or 0) / 1e6, 1) or None
-        _print_statistics(statistics, args.json)
-        return 0
+        with _stopped_by_signals():
+            if args.output and _is_same(args.output, args.source):
+                raise ConfigError(f"--output {args.output} is the video itself; give another file")
+            bundle = load_bundle(folder)
+            recognizer = Recognizer.from_bundle(bundle, args.threads)
+            loaded = time.perf_counter() - began
+            is_file = not args.live and not is_camera(args.source) and "://" not in args.source
+            run = _run_file if is_file else _run_live
+            statistics = {"load_s": round(loaded, 3), **run(args, bundle, recognizer)}
+            statistics["peak_memory_mb"] = round((peak_memory() or 0) / 1e6, 1) or None
+            _print_statistics(statistics, args.json)
+            return 0
     except BrokenPipeError:  # the reader of our output, such as head, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -91,13 +92,14 @@ def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
     except KeyboardInterrupt:
         _say("stopped")
         return 130
-    finally:
-        stopping.close()
 
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """What ends a service, a container or a lost terminal does as Ctrl-C, so that what was written can be played."""
+    """What ends a service, a container or a lost terminal does as Ctrl-C, so that what was written can be played.
+
+    What is ignored stays so: nohup's hangup.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -105,13 +107,13 @@ def _stopped_by_signals() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise KeyboardInterrupt
 
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), stop) for name in names}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {n: signal.signal(n, stop) for n in numbers if signal.getsignal(n) is not signal.SIG_IGN}
     try:
         yield
     finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_same(one: str, other: str) -> bool:
@@ -166,9 +168,9 @@ def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     if annotator is not None:
         shown = top(logits, bundle, 1)
         with contextlib.closing(annotator):
-            for i, frame in enumerate(open_live(args.source, paced=False)):
-                # Some formats carry no times: raw H.264.
-                annotator.write(frame, shown, i / 25 if frame.time is None else frame.time)
+            timeline = Timeline()
+            for frame in open_live(args.source, paced=False):
+                annotator.write(frame, shown, timeline.at(frame.time))
     return {
         "clips": whole.count,
         "frames_per_clip": len(frames),

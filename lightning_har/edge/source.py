@@ -6,7 +6,6 @@ dropped and counted, so that a label is of now and not of a minute ago.
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 import threading
@@ -17,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_har.data.decode import location
 from lightning_har.errors import ConfigError, DecodeError, HarError
 
 STALL_SECONDS = 10.0
@@ -178,37 +178,40 @@ def is_camera(source: str) -> bool:
 _IN_BURSTS = frozenset(("hls", "dash", "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi"))
 """Formats whose frames come from the network faster than they were taken: files, and streams cut into files."""
 
-JUMP_SECONDS = 10.0
 USUAL_RATE = 25
 """Frames a second of what does not tell: raw H.264."""
 
 
-class Pace:
-    """How long to wait before each frame, so that frames are shown as far apart as they were taken.
+class Timeline:
+    """When each frame is shown, in seconds after the first, so that frames are as far apart as they were taken.
 
-    Where their times jump, back or far ahead, as in recordings that were put together, one frame follows the other.
+    Where their times jump, as in recordings that were put together, or where there are none, one frame follows another
+    at the given rate.
 
     Args:
-        rate: Frames a second, of frames that carry no times; None takes 25.
+        rate: Frames a second; None takes 25.
+        longest: Seconds after a frame from which on the next counts as a jump ahead. A jump back always is one.
     """
 
-    def __init__(self, rate: Any) -> None:
+    def __init__(self, rate: Any = None, longest: float = np.inf) -> None:
         self._step = float(1 / (rate or USUAL_RATE))
-        self._begin = time.perf_counter()
-        self._last: float | None = None
-        self._shown = 0.0
+        self._longest = longest
+        self._now: float | None = None
+        self._before: float | None = None
 
-    def wait(self, when: float | None) -> float:
-        """Seconds to wait before a frame.
+    def at(self, when: float | None) -> float:
+        """Seconds after the first frame at which the next is shown.
 
         Args:
-            when: Its time, in seconds.
+            when: Its own time, in seconds from any time on; None where it carries none.
         """
-        if self._last is not None:
-            passed = self._step if when is None else when - self._last
-            self._shown += passed if 0 <= passed <= JUMP_SECONDS else self._step
-        self._last = when if when is not None else 0.0
-        return max(0.0, self._shown - (time.perf_counter() - self._begin))
+        passed = np.nan if when is None or self._before is None else when - self._before
+        self._before = when
+        if self._now is None:
+            self._now = 0.0
+        else:
+            self._now += passed if 0 <= passed <= self._longest else self._step
+        return self._now
 
 
 def open_live(source: str, *, paced: bool) -> Iterator[Any]:
@@ -234,8 +237,7 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
     elif source.startswith("rtsp://"):
         options = {"rtsp_flags": "prefer_tcp", "timeout": limit}
     elif "://" not in source:
-        # Absolute, since FFmpeg takes "cam1-12:30.mp4" for an address.
-        name, options, timeout = os.path.abspath(source), {}, None
+        name, options, timeout = location(source), {}, None
     heard = time.perf_counter()
     try:
         with av.open(name, format=form, options=options, timeout=timeout) as container:
@@ -245,12 +247,12 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
             # FFmpeg opens an RTSP stream by its description, and no picture within the time is no error yet.
             if timeout is not None and begin - heard >= FFMPEG_SECONDS and not container.streams.video[0].width:
                 raise DecodeError(f"{shown}: {silent}")
-            pace = Pace(container.streams.video[0].average_rate)
+            timeline = Timeline(container.streams.video[0].average_rate, longest=STALL_SECONDS)
             paced = paced or container.format.name in _IN_BURSTS
             for frame in frames_of(container, live=timeout is not None):
                 heard = time.perf_counter()
                 if paced:
-                    time.sleep(pace.wait(frame.time))
+                    time.sleep(max(0.0, timeline.at(frame.time) - (time.perf_counter() - begin)))
                 yield frame
     except av.error.ProtocolNotFoundError as error:
         raise ConfigError(f"{shown}: this PyAV knows no such protocol; give rtsp:// or http://") from error

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from lightning_har._files import whole_file
+from lightning_har.data.decode import location
 from lightning_har.errors import ConfigError, DecodeError
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".avi")
@@ -43,7 +43,7 @@ def annotate_video(source: str | Path, target: str | Path, lines: Lines | Callab
     try:
         with whole_file(target) as part:
             part.touch()  # FFmpeg says too late, and not of which file, that it cannot be written
-            with av.open(os.path.abspath(source)) as reader, av.open(os.path.abspath(part), "w") as writer:
+            with av.open(location(source)) as reader, av.open(location(part), "w") as writer:
                 if not reader.streams.video:
                     raise DecodeError(f"{source}: has no video stream")
                 rate = Fraction(reader.streams.video[0].average_rate or 25).limit_denominator(65535)

@@ -64,15 +64,28 @@ def test_what_is_printed_for_people(made, video, live, capsys):
 def test_what_ends_a_service_leaves_a_video_that_plays(made, video, tmp_path, name):
     target = tmp_path / "seen.mp4"
     command = [sys.executable, str(made / "run.py"), str(video), "--live", "--span", "0.1", "--output", str(target)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
+    number = getattr(signal, name)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # As a service or a terminal starts it, however these tests were started.
+    with subprocess.Popen(command, preexec_fn=lambda: signal.signal(number, signal.SIG_DFL), **options) as process:
         assert "%" in process.stdout.readline()
-        process.send_signal(getattr(signal, name))
+        process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0, said
     assert said == "stopped\n"
     with av.open(str(target)) as written:
         assert len(list(written.decode(video=0))) > 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_what_is_ignored_stays_ignored():
+    """As nohup's hangup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with live._stopped_by_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_ctrl_c_twice_leaves_a_video_that_plays(made, video, tmp_path, monkeypatch):

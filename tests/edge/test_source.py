@@ -18,7 +18,7 @@ from edge_models import SIZE
 from edge_runs import without_torch
 
 from lightning_har.edge import source as source_file
-from lightning_har.edge.source import LiveSource, NoCameraError, Pace, open_live
+from lightning_har.edge.source import LiveSource, NoCameraError, Timeline, open_live
 from lightning_har.errors import ConfigError, DecodeError
 
 
@@ -61,13 +61,18 @@ def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, opt
         ([5.0, 5.1, 0.0, 0.1], [0.0, 0.1, 0.15, 0.25]),
         ([0.0, 0.1, 9000.0, 9000.1], [0.0, 0.1, 0.15, 0.25]),
         ([None, None, None], [0.0, 0.05, 0.1]),
+        ([5.0, None, 5.2, 5.3], [0.0, 0.05, 0.1, 0.2]),
     ],
-    ids=["from anywhere", "back", "far ahead", "unknown"],
+    ids=["from anywhere", "back", "far ahead", "unknown", "some unknown"],
 )
-def test_frames_are_shown_as_far_apart_as_they_were_taken(monkeypatch, times, shown):
-    monkeypatch.setattr(source_file.time, "perf_counter", lambda: 7.0)  # nothing else takes time
-    pace = Pace(20)
-    assert [pace.wait(when) for when in times] == pytest.approx(shown)
+def test_frames_are_shown_as_far_apart_as_they_were_taken(times, shown):
+    timeline = Timeline(20, longest=10.0)
+    assert [timeline.at(when) for when in times] == pytest.approx(shown)
+
+
+def test_a_file_may_wait_long_between_its_frames():
+    timeline = Timeline()
+    assert [timeline.at(when) for when in (0.0, 60.0)] == [0.0, 60.0]
 
 
 def test_a_file_of_an_address_is_given_at_its_own_pace(made, video):
