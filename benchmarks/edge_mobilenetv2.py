@@ -1,13 +1,14 @@
 """One frame through MobileNetV2 1.0 at 224: our int8 export in ONNX Runtime against LiteRT and our own float export.
 
-The weights are study E's quantized ImageNet .tflite. LiteRT runs that file as it is; ours are its weights, made float,
-exported, and quantized again per channel, as ``edge.export`` does, calibrated on frames of real clips; for ExecuTorch,
-too, from the same rounded weights. All run in this process, in turn: after a pause a block of 100 calls each, the order
-reversed every time, so that a busy machine is busy for all; and not call by call, where the threads of one engine still
-spin for their next call while the other computes. Times fall in the first 25 calls of a block, which pay for cold
-caches and a clock that fell in the pause: the times are of the other 75, one call after the other, and those of the
-6th to the 25th call stand beside them, as "early". Agreement is of ImageNet's top-1 with PyTorch's float, on frames
-that did not calibrate. LiteRT runs as by default, with XNNPACK.
+The weights are study E's quantized ImageNet .tflite. LiteRT runs that file as it is; ours are its weights, made
+float, exported, and quantized again per channel, as ``edge.export`` does, calibrated on frames of real clips; for
+ExecuTorch, too, from the same rounded weights. "ort its integers" is the file's own arithmetic, code for code, as a
+model with the backbone "mobilenetv2_quant" is exported. All run in this process, in turn: after a pause a block of
+100 calls each, the order reversed every time, so that a busy machine is busy for all; and not call by call, where the
+threads of one engine still spin for their next call while the other computes. Times fall in the first 25 calls of a
+block, which pay for cold caches and a clock that fell in the pause: the times are of the other 75, one call after the
+other, and those of the 6th to the 25th call stand beside them, as "early". Agreement is of ImageNet's top-1 with
+PyTorch's float, on frames that did not calibrate. LiteRT runs as by default, with XNNPACK.
 
     python benchmarks/edge_mobilenetv2.py --tflite mobilenet_v2_1.0_224_quant.tflite --videos clips/
 """
@@ -34,6 +35,7 @@ from lightning_har.edge.quantize_onnx import quantize_onnx
 from lightning_har.edge.rounding import round_and_correct_bias
 from lightning_har.edge.runtime import open_graph
 from lightning_har.edge.writers import write_executorch, write_onnx
+from lightning_har.nets.backbones.mobilenetv2_quant import QuantizedMobileNetV2
 from lightning_har.spec import InputSpec
 from lightning_har.weights.mobilenetv2_tflite import NUM_CLASSES, TIMM_ARGUMENTS, input_range, mobilenetv2_state_dict
 
@@ -56,6 +58,19 @@ class Classifier(nn.Module):
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         """(1, 3, 224, 224) uint8 to logits (1, 1001)."""
         return (self.net(self.normalize(frame)),)
+
+
+class Integers(nn.Module):
+    """uint8 frame to the codes of ImageNet's logits, in the file's own integers."""
+
+    def __init__(self, tflite: Path) -> None:
+        super().__init__()
+        self.net = QuantizedMobileNetV2.from_tflite(tflite)
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        """(1, 3, 224, 224) uint8 to (1, 1001)."""
+        means = self.net.forward_map(frame).mean((2, 3), keepdim=True)
+        return (self.net.classifier((means + 0.5).floor()).float().flatten(1),)
 
 
 def frames_of(folder: Path, count: int) -> np.ndarray:
@@ -96,7 +111,12 @@ def main() -> None:
     fit, check = images[::2], images[1::2]
     net = Classifier(args.tflite).eval().requires_grad_(False)
     with tempfile.TemporaryDirectory() as folder:
-        names = {"ort int8": "int8.onnx", "ort float": "float.onnx", "executorch int8": "int8.pte"}
+        names = {
+            "ort int8": "int8.onnx",
+            "ort float": "float.onnx",
+            "executorch int8": "int8.pte",
+            "ort its integers": "own.onnx",
+        }
         files = {name: Path(folder) / file for name, file in names.items()}
         example = torch.from_numpy(fit[:1])
         write_onnx(Graph("frame", net, {"frame": example}, ("logits",), lambda clip: iter(())), files["ort float"])
@@ -107,6 +127,10 @@ def main() -> None:
         write_onnx(graph, source)
         quantize_onnx(source, files["ort int8"], inputs)
         write_executorch(graph, files["executorch int8"], None, inputs)
+        own = Integers(args.tflite).eval()
+        write_onnx(
+            Graph("frame", own, {"frame": example}, ("logits",), lambda clip: iter(())), files["ort its integers"]
+        )
         sizes = {name: file.stat().st_size for name, file in files.items()}
         graphs = {name: open_graph(file, args.threads) for name, file in files.items()}
     sizes["litert"] = args.tflite.stat().st_size

@@ -61,7 +61,7 @@ def quantize_onnx(source: Path, target: Path, inputs: Iterable[tuple[Tensor, ...
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=[*_ONNX_OPERATORS, "Add"],
-            nodes_to_exclude=_small_adds(model),
+            nodes_to_exclude=_left_alone(model),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
@@ -132,19 +132,24 @@ def _weight_steps(model: Any) -> dict[str, list[dict[str, Any]]]:
     return steps
 
 
-def _small_adds(model: Any) -> list[str]:
-    """Adds that are not of feature maps (B, C, H, W) or (B, C, T, H, W), and the one that normalises the input."""
+def _left_alone(model: Any) -> list[str]:
+    """Adds that are not of feature maps (B, C, H, W) or (B, C, T, H, W), the one that normalises, and what has codes.
+
+    A network that came in 8 bits, ``edge.integers``, has said itself how its sums and means become codes.
+    """
     import onnx
 
     inferred = onnx.shape_inference.infer_shapes(model)
     ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in inferred.graph.value_info}
     constants = {i.name for i in model.graph.initializer}
+    coded = {x for node in model.graph.node if node.op_type == "DequantizeLinear" for x in node.output}
     for i, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{i}"
     return [
         node.name
         for node in model.graph.node
-        if node.op_type == "Add" and (ranks.get(node.output[0], 0) < 4 or any(x in constants for x in node.input))
+        if coded.intersection(node.input)
+        or (node.op_type == "Add" and (ranks.get(node.output[0], 0) < 4 or constants.intersection(node.input)))
     ]
 
 

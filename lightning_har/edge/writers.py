@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_har.edge._quiet import quiet
 from lightning_har.edge.graphs import Graph
+from lightning_har.edge.integers import integer_operators
 from lightning_har.edge.quantize_onnx import quantize_onnx
 from lightning_har.edge.quantize_pt2e import quantize_pt2e
 from lightning_har.edge.refusal import failing_layer, reason, unsupported
@@ -122,7 +123,7 @@ def write_onnx(graph: Graph, path: Path, shapes: Any = None) -> Any:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(_NEEDS["onnx"]) from error
-    program = _program(graph, graph.net, shapes)
+    program = _program(graph, integer_operators(graph.net), shapes)
     try:
         with quiet():
             torch.onnx.export(

@@ -84,11 +84,12 @@ def test_mobilenetv2_beside_litert(tmp_path):
     out = tmp_path / "m.csv"
     data = ("--tflite", SHARED / "mobilenet_v2" / "mobilenet_v2_1.0_224_quant.tflite", "--videos", SHARED / "scfd")
     rows, _ = rows_of(out, "edge_mobilenetv2.py", *data, "--frames", 16, "--blocks", 1, "--csv", out, cache=tmp_path)
-    assert [row["engine"] for row in rows] == ["ort int8", "ort float", "executorch int8", "litert"]
+    assert [row["engine"] for row in rows] == ["ort int8", "ort float", "executorch int8", "ort its integers", "litert"]
     agreement = {row["engine"]: float(row["top1_as_pytorch_float"]) for row in rows}
     assert agreement["ort float"] == 1
     assert agreement["ort int8"] >= 0.75
     assert agreement["executorch int8"] >= 0.75
+    assert agreement["ort its integers"] == agreement["litert"]
 
 
 @pytest.mark.slow

@@ -82,14 +82,15 @@ class QuantizedConv2d(nn.Module):
         zero_input, zero_weight, zero_output = self.zero_points.to(self.precision).unbind()
         x = x.to(self.precision) - zero_input
         if self.kernel > 1:
-            x = F.pad(x, self._padding(x.shape[3]) + self._padding(x.shape[2]))
+            x = F.pad(x, self.padding(x.shape[3]) + self.padding(x.shape[2]))
         weight = self.weight.to(self.precision) - zero_weight
         total = F.conv2d(x, weight, self.bias.to(self.precision), self.stride, groups=self.groups)
         codes = (total.float() * self.multiplier_bits.view(torch.float32)).round() + zero_output.float()
         low, high = self.limits.float().unbind()
         return codes.clamp(low, high)
 
-    def _padding(self, size: int) -> tuple[int, int]:
+    def padding(self, size: int) -> tuple[int, int]:
+        """TensorFlow's 'SAME', before and after, for a side of this many pixels."""
         total = max((-(-size // self.stride) - 1) * self.stride + self.kernel - size, 0)
         return total // 2, total - total // 2
 
