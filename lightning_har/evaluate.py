@@ -187,7 +187,7 @@ def score_checkpoint(
     if module.spec is None and not isinstance(datamodule, FeatureDataModule):
         raise ConfigError(
             f"{checkpoint} takes stored features, not clips; give --data features:DIR, extracted as those that it was "
-            "trained on (`lightning-har extract`)"
+            "trained on (`lightning-har extract`), or put it behind their network (`lightning-har join`)"
         )
     datamodule.spec = module.spec
     if module.eval_sampling is not None:

@@ -34,8 +34,8 @@ def require_clips(module: ActionRecognizer) -> None:
     """
     if module.spec is None:
         raise ConfigError(
-            "this model takes stored features, not video: score it on some with `lightning-har test MODEL --data "
-            "features:DIR`, or train a model with a backbone on the clips"
+            "this model takes stored features, not video: put it behind the network that computed them with "
+            "`lightning-har join`, or score it on some with `lightning-har test MODEL --data features:DIR`"
         )
 
 

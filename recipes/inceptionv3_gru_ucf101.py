@@ -14,7 +14,8 @@ batch 32; what stops is 10 epochs without a lower validation loss.
 The features of the frozen backbone never change, so that they may be computed once, as the study does:
 
     lightning-har extract --model inception_v3.tf_in1k --data ucf101:/data/UCF-101 --val-fraction 0.14 --out features
-    lightning run recipes/inceptionv3_gru_ucf101.py --on features:features
+    lightning run recipes/inceptionv3_gru_ucf101.py --on features:features --out runs/head
+    lightning-har join --model runs/head --features features --out joined
 """
 
 from functools import partial

@@ -13,7 +13,8 @@ without a lower validation loss. Which frame is not said either: it is the middl
 The features of the frozen backbone never change, so that they may be computed once, as the study does:
 
     lightning-har extract --model mobilenetv2_quant --data ucf101:/data/UCF-101 --val-fraction 0.14 --out features
-    lightning run recipes/mobilenetv2q_single_ucf101.py --on features:features
+    lightning run recipes/mobilenetv2q_single_ucf101.py --on features:features --out runs/head
+    lightning-har join --model runs/head --features features --out joined
 """
 
 from functools import partial

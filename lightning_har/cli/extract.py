@@ -32,7 +32,7 @@ examples:
   lightning-har extract --model inception_v3 --data ucf101:data/ucf101 --out features/ --dtype float16
   lightning-har extract --model mobilenetv2_quant --weights model.tflite --data folds.csv --split-column fold --out f/
 
-train on them: FeatureDataModule("features/manifest.csv") with CNNRNNModule(backbone=None, feature_dim=D)
+train on them: lightning-har run RECIPE --on features:DIR; then `lightning-har join` makes a model of clips of it
 """
 
 
@@ -78,7 +78,9 @@ def main(args: argparse.Namespace) -> int:
 
     if args.engine == "processes":
         check_device(args.device)
-    module = _load(args)
+    if is_trained(args.model) and (args.weights or args.frames or args.size):
+        raise ConfigError(f"{args.model} says its own weights, frames and size; leave out --weights, --frames, --size")
+    module = load_extractor(args.model, args.weights, frames=args.frames, size=args.size)
     if args.engine == "processes":
         module.to(args.device)  # on Ray the device is another machine's
     spec = module.spec
@@ -126,29 +128,38 @@ def _frame_features(net: CNNRNN, spec: InputSpec, video: Video) -> Tensor:
     return features
 
 
-def _load(args: argparse.Namespace) -> CNNRNNModule:
+def load_extractor(
+    model: str, weights: str | None = None, *, frames: int | None = None, size: int | None = None
+) -> CNNRNNModule:
+    """A module in eval mode whose frames' features are wanted.
+
+    Args:
+        model: A backbone's name; or a run's folder, a checkpoint or a name in the zoo, which says its own of the rest.
+        weights: A file; None takes the published ones, "none" random ones.
+        frames: Of a clip; None takes 25.
+        size: Side of a frame; None takes the backbone's own.
+
+    Raises:
+        ConfigError: It has no features of single frames.
+        WeightsError: Its weights cannot be had.
+    """
     from lightning_har.modules.cnn_rnn import CNNRNNModule
     from lightning_har.modules.pretrained import load_model
 
-    if _is_trained(args.model):
-        if args.weights or args.frames or args.size:
-            raise ConfigError(
-                f"{args.model} says its own weights, frames and size; leave out --weights, --frames, --size"
-            )
-        module = load_model(args.model)
+    if is_trained(model):
+        module = load_model(model)
         if not isinstance(module, CNNRNNModule) or module.net.backbone is None:
             raise ConfigError(
-                f"{args.model} is a {type(module).__name__}; only a CNNRNNModule with a backbone has features of frames"
+                f"{model} is a {type(module).__name__}; only a CNNRNNModule with a backbone has features of frames"
             )
     else:
-        weights: bool | str = {None: True, "none": False}.get(args.weights, args.weights)
-        frames = 25 if args.frames is None else args.frames
-        module = CNNRNNModule(0, args.model, "avg", pretrained=weights, num_frames=frames, input_size=args.size)
+        pretrained: bool | str = True if weights is None else False if weights == "none" else weights
+        module = CNNRNNModule(0, model, "avg", pretrained=pretrained, num_frames=frames or 25, input_size=size)
     module.eval()
     return module
 
 
-def _is_trained(text: str) -> bool:
+def is_trained(text: str) -> bool:
     """Whether it names a checkpoint, and not a backbone."""
     from lightning_har.weights.hub import find_card, find_zoo
 

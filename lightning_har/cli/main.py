@@ -33,6 +33,7 @@ COMMANDS = {
     "compare": "compare two models, paired by seeds and clips",
     "predict": "name the action in video files",
     "extract": "compute and keep the features of frames",
+    "join": "put a model of stored features behind the network that computed them",
     "data": "data sets: show, download, prepare, check, stats, split, flow, shards, fake",
     "zoo": "checkpoints: list, info, download, verify, convert, build, publish",
     "show": "draw Grad-CAM, features, confusion, class bars, curves",

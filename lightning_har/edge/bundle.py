@@ -115,7 +115,10 @@ def bundle(
         raise ConfigError(f"{out} is not empty; give a new folder, so that nothing old gets into the bundle")
     spec = module.spec
     if not isinstance(spec, InputSpec) or spec.modality != "rgb":
-        raise ConfigError("the bundle's runner feeds RGB frames; this module takes flow, features or two modalities")
+        raise ConfigError(
+            "the bundle's runner feeds RGB frames; this module takes flow, two modalities, or stored features "
+            "(`lightning-har join` puts one behind the network that computed them)"
+        )
     sampling = (module.eval_sampling or Sampling()).with_defaults(spec)
     assert sampling.num_frames is not None
     if sampling.num_frames != spec.num_frames:

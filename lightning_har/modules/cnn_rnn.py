@@ -106,3 +106,36 @@ class CNNRNNModule(ActionRecognizer):
         )
         if extractor is not None:
             self.hparams["backbone"] = extractor.name
+
+    def with_backbone_of(self, extractor: CNNRNNModule) -> CNNRNNModule:
+        """This recogniser of features behind the network that computed them: a recogniser of clips.
+
+        Args:
+            extractor: A module with a backbone, whose preprocessing, frames and evaluation sampling hold; its own head
+                is left off.
+
+        Returns:
+            A new module in eval mode with copies of both's weights, the backbone frozen.
+
+        Raises:
+            ConfigError: This one has a backbone, the other has none, or gives features of another width.
+        """
+        if self.net.backbone is not None:
+            raise ConfigError("this module has a backbone and takes clips as it is; only one of features is joined")
+        backbone, width = extractor.net.backbone, self.hparams["feature_dim"]
+        if backbone is None:
+            raise ConfigError("the extractor has no backbone: it takes features, and computes none of frames")
+        if backbone.num_features != width:
+            raise ConfigError(
+                f"{backbone.name} gives {backbone.num_features} features of a frame, this module was trained on "
+                f"{width}; give the network that computed those"
+            )
+        frames = {name: extractor.hparams[name] for name in ("backbone", "cut_after", "input_size", "num_frames")}
+        offline = {"feature_dim": None, "pretrained": False, "freeze_backbone": True}
+        joined = type(self)(**{**self.hparams, "num_classes": self.num_classes, **frames, **offline})
+        weights = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
+        joined.net.load_state_dict({**self.net.state_dict(), **weights})
+        joined.spec, joined.eval_sampling = extractor.spec, extractor.eval_sampling
+        joined.class_names = self.class_names
+        joined.eval()
+        return joined

@@ -24,7 +24,9 @@ from lightning_har import Sampling, TSNModule
 from lightning_har.cli.main import COMMANDS, main
 from lightning_har.data.fake import write_fake_folder
 from lightning_har.hub.index import load_cards
+from lightning_har.nets.backbones import build_backbone
 from lightning_har.weights.hub import find_card
+from lightning_har.weights.safetensors_io import save_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
@@ -204,7 +206,7 @@ ELSEWHERE = {
 """Commands of the pages that are not run here, and where they are. Those on Ray are in tests/data/test_ray.py."""
 OFFLINE = {
     "run": ["--module.pretrained", "false", "--trainer.max_epochs", "1"],
-    "extract": ["--weights", "none", "--size", "32"],
+    "extract": ["--weights", "random.safetensors", "--size", "32"],
 }
 """What is added to a command without a $, so that it fetches nothing and is soon done."""
 MINE = (
@@ -258,6 +260,9 @@ def test_commands_run(
         shutil.copy(tmp_path / "clips" / "wave" / "wave_00.mp4", tmp_path / "clip.mp4")
     if any("runs/mine" in told for told in lines) and not any("--out runs/mine" in told for told in lines):
         shutil.copytree(request.getfixturevalue("trained"), tmp_path / "runs")
+    if any("lightning-har extract" in told for told in lines):
+        net = build_backbone("mobilenetv2_100", pretrained=False).net
+        save_safetensors(net.state_dict(), tmp_path / "random.safetensors")
     (tmp_path / "my-name").mkdir()  # the zoo of howto/own-zoo.md, here a folder
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     monkeypatch.chdir(tmp_path)

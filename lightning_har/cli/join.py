@@ -1,0 +1,81 @@
+"""``lightning-har join``: what was trained on stored features, with the network that computed them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning_har.errors import ConfigError, DataError
+
+EPILOG = """\
+writes DIR with model.safetensors, config.json and README.md, a model of clips for every command.
+
+examples:
+  lightning-har extract --model mobilenetv2_quant --data clips/ --out features/
+  lightning-har run recipes/folder.py --on features:features --out runs/head
+  lightning-har join --model runs/head --features features/ --out joined
+  lightning-har bundle --model joined --int8 --calibration clips/ --out bundle
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add ``join`` to the commands."""
+    parser = subparsers.add_parser(
+        "join",
+        help="put a model of stored features behind the network that computed them",
+        description="Put a model that was trained on stored features behind the network that computed them.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--model", required=True, help="trained on features: a run's folder, a checkpoint, a zoo name")
+    parser.add_argument("--features", required=True, metavar="DIR", help="where `extract` wrote them")
+    parser.add_argument("--weights", metavar="FILE", help="the backbone's, where they lie elsewhere than for `extract`")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
+    parser.set_defaults(function=main)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Join and save."""
+    from lightning_har.cli.extract import load_extractor
+    from lightning_har.modules.cnn_rnn import CNNRNNModule
+    from lightning_har.modules.pretrained import load_model, save
+    from lightning_har.spec import InputSpec, Sampling
+
+    settings = _settings(Path(args.features))
+    head = load_model(args.model)
+    if not isinstance(head, CNNRNNModule):
+        raise ConfigError(f"{args.model} is a {type(head).__name__}; only a CNNRNNModule is trained on stored features")
+    spec = InputSpec.from_dict(settings["spec"])
+    weights = args.weights or settings["weights"]
+    if weights == "none":
+        raise ConfigError(f"the features in {args.features} are of random weights, which are gone; extract again")
+    extractor = load_extractor(settings["model"], weights, frames=spec.num_frames, size=spec.size[0])
+    if extractor.spec != spec:
+        raise ConfigError(
+            f"{settings['model']} now eats {extractor.spec}, and the features in {args.features} were computed of "
+            f"{spec}: give the weights of then by --weights, or extract again"
+        )
+    extractor.eval_sampling = Sampling.from_dict(settings["sampling"])
+    folder = save(head.with_backbone_of(extractor), args.out)
+    print(f"{folder}: a model of clips, for `lightning-har predict clip.mp4 --model {folder}` and every other command")
+    return 0
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    from lightning_har.data.features import SETTINGS
+
+    path = folder / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}); give the folder that `extract` wrote") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from error
+    if not isinstance(settings, dict) or not {"model", "weights", "spec", "sampling"} <= set(settings):
+        raise ConfigError(
+            f"{path} does not say which network computed the features; join them in Python: "
+            "CNNRNNModule.with_backbone_of"
+        )
+    return settings
