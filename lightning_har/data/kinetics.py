@@ -7,6 +7,7 @@ Videos vanish from YouTube, so nobody has all of the list: how much of it is on 
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -215,9 +216,13 @@ def _draw(manifest: Manifest, clips: int | None, seed: int) -> Manifest:
     """At most so many clips of each class, at random, in the list's order."""
     if clips is None:
         return manifest
+    ids: dict[int, list[str]] = defaultdict(list)
+    for r in manifest:
+        if isinstance(r.label, int):
+            ids[r.label].append(r.id)
     taken: set[str] = set()
-    for label in sorted({r.label for r in manifest if isinstance(r.label, int)}):
-        ids = sorted(r.id for r in manifest if r.label == label)
-        order = np.random.default_rng((seed, label)).permutation(len(ids))
-        taken |= {ids[i] for i in order[:clips]}
+    for label, own in ids.items():
+        own.sort()
+        order = np.random.default_rng((seed, label)).permutation(len(own))
+        taken |= {own[i] for i in order[:clips]}
     return manifest.with_records(r for r in manifest if r.id in taken)

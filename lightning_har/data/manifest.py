@@ -326,42 +326,52 @@ def split_by_group(records: Sequence[Record], fraction: float, seed: int = 0) ->
             "Add clips of other groups, or give the splits yourself."
         )
     classes = {key: i for i, key in enumerate(sorted({_class_key(r) for r in records}))}
-    counts = {g: np.bincount([classes[_class_key(r)] for r in rs], minlength=len(classes)) for g, rs in groups.items()}
-    total = np.sum(list(counts.values()), axis=0)
+    # A group has few of the classes: these, and its records of each.
+    kinds, counts = {}, {}
+    for g, rs in groups.items():
+        kinds[g], counts[g] = np.unique([classes[_class_key(r)] for r in rs], return_counts=True)
+    order = sorted(groups)
+    np.random.default_rng(seed).shuffle(order)
+    groups_of: list[list[str]] = [[] for _ in classes]
+    total = np.zeros(len(classes), np.int64)
+    for g in order:
+        total[kinds[g]] += counts[g]
+        for c in kinds[g]:
+            groups_of[c].append(g)
     # Distances are in shares of each class, so that rare classes count as much as common ones.
     wanted = fraction * total
     # A class of several groups shall be in both parts: groups of each class that are not taken.
-    left = np.sum([c > 0 for c in counts.values()], axis=0)
-    several = left > 1
-    order = sorted(groups)
-    np.random.default_rng(seed).shuffle(order)
+    left = np.array([len(of_class) for of_class in groups_of])
     taken: set[str] = set()
     have = np.zeros(len(classes))
 
     def may_go(group: str) -> bool:
-        return group not in taken and bool(np.all(left[counts[group] > 0] > 1))
+        return group not in taken and bool(np.all(left[kinds[group]] > 1))
 
     def gain(group: str) -> float:
-        before, after = np.abs(wanted - have), np.abs(wanted - have - counts[group])
-        return float(((before - after) / total).sum())
+        own = kinds[group]
+        before, after = np.abs(wanted[own] - have[own]), np.abs(wanted[own] - have[own] - counts[group])
+        shares = np.zeros(len(classes))  # a sum of these alone would be rounded otherwise, and change drawn splits
+        shares[own] = (before - after) / total[own]
+        return float(shares.sum())
 
     def take(group: str) -> None:
-        nonlocal have, left
         taken.add(group)
-        have = have + counts[group]
-        left = left - (counts[group] > 0)
+        have[kinds[group]] += counts[group]
+        left[kinds[group]] -= 1
 
     for g in order:
-        if may_go(g) and np.all(have + counts[g] <= wanted + 0.5):
+        own = kinds[g]
+        if may_go(g) and np.all(have[own] + counts[g] <= wanted[own] + 0.5):
             take(g)
     while True:
         best = max(filter(may_go, order), key=gain, default=None)
         if best is None or gain(best) <= 1e-9:
             break
         take(best)
-    for c in np.flatnonzero(several):
-        options = [g for g in order if may_go(g) and counts[g][c]]
-        if have[c] == 0 and options:
+    for c, of_class in enumerate(groups_of):
+        options = [g for g in of_class if may_go(g)] if have[c] == 0 else []
+        if options:
             take(min(options, key=lambda g: len(groups[g])))
     if not taken:
         taken.add(min(order, key=lambda g: len(groups[g])))

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lightning_har.data.kinetics import KineticsDataModule, clip_name, read_kinetics
+from lightning_har.data.kinetics import KineticsDataModule, _draw, clip_name, read_kinetics
+from lightning_har.data.manifest import Manifest, Record
 from lightning_har.data.official import read_class_list
 from lightning_har.errors import ConfigError, DataError
 from lightning_har.spec import InputSpec
@@ -68,6 +69,15 @@ def test_a_mini_kinetics_by_classes_and_clip_count(root, tmp_path):
         KineticsDataModule(root, classes=["juggling"]).manifests  # noqa: B018
     with pytest.raises(ConfigError, match="the lists have 3"):
         KineticsDataModule(root, classes=4).manifests  # noqa: B018
+
+
+def test_clips_are_drawn_in_one_pass(monkeypatch):
+    records = tuple(Record(f"{i:03d}", f"{i}.mp4", label=i % 50) for i in range(200))
+    passes = []
+    monkeypatch.setattr(Manifest, "__iter__", lambda manifest: passes.append(1) or iter(manifest.records))
+    drawn = _draw(Manifest(records, tuple(map(str, range(50))), Path()), 2, seed=1)
+    assert sorted(r.label for r in drawn.records) == sorted([*range(50)] * 2)
+    assert len(passes) <= 2
 
 
 def test_what_is_absent_is_said(root, tmp_path):

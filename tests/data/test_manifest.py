@@ -1,3 +1,5 @@
+import time
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -198,6 +200,25 @@ def test_splits_are_stratified():
         shares = np.bincount([r.label for r in taken]) / np.bincount([r.label for r in records])
         assert np.abs(shares - 0.2).max() < 0.14
         assert {r.label for r in rest} == {0, 1, 2}
+
+
+def test_many_classes_and_groups_are_split_at_once():
+    records = [Record(str(i), f"{i}.mp4", label=i % 400, group=f"g{i}") for i in range(4000)]
+    start = time.process_time()
+    _, taken = split_by_group(records, 0.1)
+    assert time.process_time() - start < 2
+    assert np.bincount([r.label for r in taken]).tolist() == [1] * 400
+    tracemalloc.start()
+    split_by_group(records, 0.1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 400 * 4000 * 4  # a table of groups and classes
+
+
+def test_a_split_that_was_drawn_stays_the_same():
+    records = [Record(str(i), f"{i}.mp4", label=i * i % 23, group=f"g{i // 4}") for i in range(80)]
+    taken = {r.group for r in split_by_group(records, 0.3, seed=5)[1]}
+    assert taken == {"g1", "g8", "g9", "g12", "g15", "g17"}
 
 
 def test_frames_are_counted_once(tmp_path, make_video, monkeypatch):
