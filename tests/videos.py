@@ -1,10 +1,13 @@
 """Videos whose frames say their numbers, made for a test and not stored."""
 
+import io
+import struct
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 BITS = 10
 
@@ -73,3 +76,41 @@ def write_sound(path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
+
+
+def write_sound_with_cover(path):
+    """Write an .mp3 with a cover picture."""
+    with av.open(str(path), "w") as container:
+        sound, cover = container.add_stream("mp3", rate=44100), container.add_stream("mjpeg", rate=1)
+        sound.layout = "mono"
+        cover.height, cover.width, cover.pix_fmt = 32, 32, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(numbered_frame(9, 32, 32), format="rgb24")))
+        container.mux(cover.encode(None))
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 11520), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 44100
+        container.mux(sound.encode(frame))
+        container.mux(sound.encode(None))
+    return path
+
+
+def put_cover_first(path):
+    """Give an MP4 a cover picture, as its first stream."""
+    picture = io.BytesIO()
+    Image.fromarray(numbered_frame(9, 32, 32)).save(picture, "jpeg")
+    cover = _box(b"covr", _box(b"data", struct.pack(">II", 13, 0) + picture.getvalue()))
+    tags = _box(b"hdlr", bytes(8) + b"mdirappl" + bytes(9)) + _box(b"ilst", cover)
+    data = path.read_bytes()
+    # The index is the last box, so that nothing moves that it points to; its first box is no stream.
+    start = data.index(b"moov") - 4
+    index = data[start + 8 :]
+    (first,) = struct.unpack(">I", index[:4])
+    covered = index[:first] + _box(b"udta", _box(b"meta", bytes(4) + tags)) + index[first:]
+    path.write_bytes(data[:start] + _box(b"moov", covered))
+    with av.open(str(path)) as container:
+        assert container.streams[0].disposition & av.stream.Disposition.attached_pic
+    return path
+
+
+def _box(kind, content):
+    return struct.pack(">I4s", 8 + len(content), kind) + content

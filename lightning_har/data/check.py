@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 
 from lightning_har._files import whole_file
-from lightning_har.data.decode import location
+from lightning_har.data.decode import location, video_stream
 from lightning_har.data.decode_pyav import PyAVVideo
 from lightning_har.data.frames import FrameFolder
 from lightning_har.data.parallel import TOO_LONG, Died, Engine, map_unordered, progress
@@ -172,7 +172,7 @@ def _check_video(file: Path) -> _Found:
     decoded = damaged = 0
     rotation = 0
     with av.open(location(file), metadata_errors="ignore") as container:
-        stream = container.streams.video[0]
+        stream = video_stream(container, file)
         stream.thread_type, stream.thread_count = "AUTO", 1
         frames = container.decode(stream)
         while True:

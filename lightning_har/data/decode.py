@@ -178,6 +178,25 @@ def location(path: VideoPath) -> str:
     return os.path.abspath(path)
 
 
+def video_stream(container: Any, name: object) -> Any:
+    """The first video stream of an open ``av`` container; pictures attached to it, such as a cover, are none.
+
+    Args:
+        container: Open for reading.
+        name: Of the file, for the message.
+
+    Raises:
+        DecodeError: It has no video stream.
+    """
+    from av.stream import Disposition
+
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    kinds = ["attached picture" if s.type == "video" else s.type for s in container.streams]
+    raise DecodeError(f"{name}: has no video stream, only {', '.join(sorted(set(kinds))) or 'nothing'}")
+
+
 def reason(error: BaseException) -> str:
     """What went wrong, in one line."""
     return str(getattr(error, "strerror", None) or error).splitlines()[0] if str(error) else type(error).__name__

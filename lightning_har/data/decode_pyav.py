@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_har.data.decode import Frames, Indices, Size, VideoInfo, VideoPath, check_file, location, reason
+from lightning_har.data.decode import (
+    Frames,
+    Indices,
+    Size,
+    VideoInfo,
+    VideoPath,
+    check_file,
+    location,
+    reason,
+    video_stream,
+)
 from lightning_har.errors import DecodeError
 
 # Seeking flushes the decoder's pipeline, which costs about as much as decoding this many frames.
@@ -65,13 +75,7 @@ class PyAVVideo:
         except (av.FFmpegError, OSError, ValueError) as error:
             raise DecodeError(f"{path}: is no video that can be read: {reason(error)}") from error
         try:
-            streams = [
-                s for s in self._container.streams.video if not s.disposition & av.stream.Disposition.attached_pic
-            ]
-            if not streams:
-                kinds = sorted({s.type for s in self._container.streams}) or ["nothing"]
-                raise DecodeError(f"{path}: has no video stream, only {', '.join(kinds)}")
-            self._stream = streams[0]
+            self._stream = video_stream(self._container, path)
             if self._stream.codec_context is None:
                 raise DecodeError(f"{path}: is of a codec that this PyAV does not decode")
             self._codec = self._stream.codec_context.name

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from lightning_har.data.decode import location
+from lightning_har.data.decode import location, video_stream
 from lightning_har.errors import ConfigError, DecodeError, HarError
 
 STALL_SECONDS = 10.0
@@ -241,15 +241,14 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
     heard = time.perf_counter()
     try:
         with av.open(name, format=form, options=options, timeout=timeout) as container:
-            if not container.streams.video:
-                raise DecodeError(f"{shown}: has no video stream")
+            stream = video_stream(container, shown)
             begin = time.perf_counter()
             # FFmpeg opens an RTSP stream by its description, and no picture within the time is no error yet.
-            if timeout is not None and begin - heard >= FFMPEG_SECONDS and not container.streams.video[0].width:
+            if timeout is not None and begin - heard >= FFMPEG_SECONDS and not stream.width:
                 raise DecodeError(f"{shown}: {silent}")
-            timeline = Timeline(container.streams.video[0].average_rate, longest=STALL_SECONDS)
+            timeline = Timeline(stream.average_rate, longest=STALL_SECONDS)
             paced = paced or container.format.name in _IN_BURSTS
-            for frame in frames_of(container, live=timeout is not None):
+            for frame in frames_of(stream, live=timeout is not None):
                 heard = time.perf_counter()
                 if paced:
                     time.sleep(max(0.0, timeline.at(frame.time) - (time.perf_counter() - begin)))
@@ -275,13 +274,12 @@ def without_login(source: str) -> str:
     return re.sub(r"(?<=://)[^/]*@", "", source)
 
 
-def frames_of(source: Any, *, live: bool) -> Iterator[Any]:
-    """Decoded video frames of an open ``av`` container; live each as soon as it has come."""
-    stream = source.streams.video[0]
+def frames_of(stream: Any, *, live: bool) -> Iterator[Any]:
+    """Decoded frames of a video stream of an open ``av`` container; live each as soon as it has come."""
     # Threads that each decode another frame hold back as many frames as there are threads.
     stream.thread_type = "SLICE" if live else "AUTO"
-    frames = source.decode(stream)
-    if "v4l2" in source.format.name and stream.codec_context.name == "rawvideo":
+    frames = stream.container.decode(stream)
+    if "v4l2" in stream.container.format.name and stream.codec_context.name == "rawvideo":
         frames = map(_Copier(), frames)
     yield from frames
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from lightning_har._files import whole_file
-from lightning_har.data.decode import location
+from lightning_har.data.decode import location, video_stream
 from lightning_har.errors import ConfigError, DecodeError
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".avi")
@@ -44,12 +44,11 @@ def annotate_video(source: str | Path, target: str | Path, lines: Lines | Callab
         with whole_file(target) as part:
             part.touch()  # FFmpeg says too late, and not of which file, that it cannot be written
             with av.open(location(source)) as reader, av.open(location(part), "w") as writer:
-                if not reader.streams.video:
-                    raise DecodeError(f"{source}: has no video stream")
-                rate = Fraction(reader.streams.video[0].average_rate or 25).limit_denominator(65535)
+                video = video_stream(reader, source)
+                rate = Fraction(video.average_rate or 25).limit_denominator(65535)
                 stream = writer.add_stream("libx264", rate=rate)
                 stream.pix_fmt = "yuv420p"
-                for number, frame in enumerate(reader.decode(video=0)):
+                for number, frame in enumerate(reader.decode(video)):
                     picture = frame.to_image()
                     # Phones store a turned picture and say by how much.
                     turn = getattr(frame, "rotation", 0) or 0

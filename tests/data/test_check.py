@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from videos import put_cover_first
 
 from lightning_har.cli.main import main
 from lightning_har.data import check
@@ -48,6 +49,8 @@ def root(tmp_path_factory):
     (folder / "empty.mp4").write_bytes(b"")
     (folder / "text.mp4").write_bytes(b"no video at all")
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    write_video(folder / "cover.mp4", fake_frames(0, 40, (48, 64)))
+    put_cover_first(folder / "cover.mp4")
     write_video(folder / "good.avi", fake_frames(0, 40, (48, 64)))
     avi = bytearray((folder / "good.avi").read_bytes())
     rng = np.random.default_rng(0)
@@ -59,7 +62,8 @@ def root(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("name", "status", "reason"),
-    [("good.mp4", "ok", ""), ("good.avi", "ok", ""), ("short.mp4", "short", "3 frames"), ("tiny.mp4", "odd", "18×16"),
+    [("good.mp4", "ok", ""), ("good.avi", "ok", ""), ("cover.mp4", "ok", ""),
+     ("short.mp4", "short", "3 frames"), ("tiny.mp4", "odd", "18×16"),
      ("variable.mkv", "odd", "variable frame rate"), ("empty.mp4", "corrupt", "empty"),
      ("text.mp4", "corrupt", "no video"), ("cut.mp4", "corrupt", ""), ("flipped.avi", "corrupt", ""),
      ("absent.mp4", "corrupt", "does not exist")],

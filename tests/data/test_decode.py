@@ -3,7 +3,7 @@ import time
 import av
 import numpy as np
 import pytest
-from videos import write_sound
+from videos import write_sound, write_sound_with_cover
 
 from lightning_har.data import decode_pyav
 from lightning_har.data.decode import open_video, probe, read_frames, short_side
@@ -145,11 +145,13 @@ def test_what_is_no_video_is_named(tmp_path, make_video):
     (tmp_path / "text.mp4").write_text("no video at all " * 100)
     (tmp_path / "header.mp4").write_bytes(make_video(tmp_path / "a.mp4").read_bytes()[:40])
     write_sound(tmp_path / "audio.mp4")
+    write_sound_with_cover(tmp_path / "cover.mp3")
     for name, why in {
         "empty.mp4": "empty",
         "text.mp4": "no video that can be read",
         "header.mp4": "no video that can be read",
         "audio.mp4": "no video stream, only audio",
+        "cover.mp3": "no video stream, only attached picture, audio",
         "missing.mp4": "does not exist",
         ".": "is a folder",
     }.items():

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from edge_models import SIZE
 from edge_runs import without_torch
+from videos import frame_number, put_cover_first, write_sound_with_cover
 
 from lightning_har.edge import source as source_file
 from lightning_har.edge.source import LiveSource, NoCameraError, Timeline, open_live
@@ -35,7 +36,8 @@ from lightning_har.errors import ConfigError, DecodeError
 )
 def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, options, thread_type):
     opened = {}
-    stream = SimpleNamespace(thread_type=None, average_rate=25, codec_context=SimpleNamespace(name="mjpeg"))
+    codec = SimpleNamespace(name="mjpeg")
+    stream = SimpleNamespace(thread_type=None, average_rate=25, codec_context=codec, disposition=0)
 
     def decode(asked):
         assert asked is stream
@@ -44,7 +46,8 @@ def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, opt
     def fake(*args, **kwargs):
         opened.update(kwargs, args=args)
         kind = SimpleNamespace(name=str(kwargs["format"]))
-        return nullcontext(SimpleNamespace(format=kind, streams=SimpleNamespace(video=[stream]), decode=decode))
+        stream.container = SimpleNamespace(format=kind, streams=SimpleNamespace(video=[stream]), decode=decode)
+        return nullcontext(stream.container)
 
     monkeypatch.setattr(av, "open", fake)
     monkeypatch.setattr(sys, "platform", platform)
@@ -86,6 +89,13 @@ def test_a_file_of_an_address_is_given_at_its_own_pace(made, video):
         server.shutdown()
     assert count == 30
     assert took > 29 / 25
+
+
+def test_a_cover_picture_is_no_video(tmp_path, make_video):
+    video = put_cover_first(make_video(tmp_path / "a.mp4", 12))
+    assert [frame_number(f.to_ndarray(format="rgb24")) for f in open_live(str(video), paced=False)] == [*range(12)]
+    with pytest.raises(DecodeError, match=r"a\.mp3: has no video stream"):
+        next(open_live(str(write_sound_with_cover(tmp_path / "a.mp3")), paced=False))
 
 
 def test_a_camera_by_number_on_windows_is_refused(monkeypatch):

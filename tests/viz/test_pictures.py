@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from videos import put_cover_first, write_sound_with_cover, write_video
 
+from lightning_har.data.decode import probe
 from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.viz.annotate import annotate_video
 from lightning_har.viz.confusion import _select, confusion_figure, most_confused, save_confusion_matrix
@@ -88,6 +90,14 @@ def test_annotated_video_has_all_frames_and_a_plate(tmp_path: Path) -> None:
     assert frames[0].shape == (240, 320, 3)
     assert abs(int(frames[0][-5, -5].mean()) - 200) < 12
     assert frames[0][8, 60].mean() < 170
+
+
+def test_a_cover_picture_is_not_annotated(tmp_path: Path) -> None:
+    source = put_cover_first(write_video(tmp_path / "in.mp4", 9))
+    annotate_video(source, tmp_path / "out.mp4", [("wave", 0.9)])
+    assert probe(tmp_path / "out.mp4").num_frames == 9
+    with pytest.raises(DecodeError, match=r"in\.mp3: has no video stream"):
+        annotate_video(write_sound_with_cover(tmp_path / "in.mp3"), tmp_path / "out.mp4", [("wave", 0.9)])
 
 
 @pytest.mark.parametrize("content", [b"", b"no video"])
