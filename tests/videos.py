@@ -67,6 +67,15 @@ def write_video(
     return path
 
 
+def write_no_frames(path):
+    """Write the header of a video that was stopped before its first frame; an .avi tells of its stream."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        container.start_encoding()
+    return path
+
+
 def write_sound(path):
     """Write a file with sound alone, no video."""
     with av.open(str(path), "w") as container:

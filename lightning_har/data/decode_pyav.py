@@ -116,8 +116,10 @@ class PyAVVideo:
         """(frames + 1,) seconds from the first frame on: when each is shown, and when the last one ends.
 
         Raises:
-            DecodeError: The file tells neither timestamps nor a frame rate, or is truncated.
+            DecodeError: The file has no frames, tells neither timestamps nor a frame rate, or is truncated.
         """
+        if not self.num_frames:
+            raise DecodeError(f"{self.path}: has no frames")
         table = self._timestamps()
         if not self.fps:
             raise DecodeError(f"{self.path}: does not tell its frame rate")

@@ -296,6 +296,8 @@ def _cache_one(files: tuple[str, str], *, method: Method, bound: float, side: in
     try:
         source = FrameFolder(video) if os.path.isdir(video) else open_video(video, threads=1)
         count = source.num_frames
+        if not count:
+            raise DecodeError(f"{video}: has no frames")
         write_flow(target, _pieces(source, count, method, bound, side, device), count, bound, method)
     except DecodeError as error:
         return str(error)

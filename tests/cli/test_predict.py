@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from videos import write_no_frames
 
 from lightning_har._lightning import Trainer
 from lightning_har.cli.main import main
@@ -266,7 +267,7 @@ def test_bad_files_among_the_windows(
     cut = night_and_day(tmp_path / "cut.mp4", make_video)
     cut.write_bytes(cut.read_bytes()[:-200])
     one = night_and_day(tmp_path / "one.mp4", make_video, 1)
-    files = [short, cut, place / "bad.mp4", one]
+    files = [short, cut, place / "bad.mp4", one, write_no_frames(tmp_path / "empty.avi")]
     assert main(["predict", *map(str, files), "--model", model, "--windows", "--json"]) == 1
     captured = capsys.readouterr()
     found = json.loads(captured.out)
@@ -276,6 +277,7 @@ def test_bad_files_among_the_windows(
     assert "cut.mp4" in captured.err
     assert "bad.mp4" in captured.err
     assert [(s["start"], s["stop"], s["label"]) for s in found[3]["segments"]] == [(0, 0.1, "day")]
+    assert found[4] == {"file": str(files[4]), "error": f"{files[4]}: has no frames"}
 
 
 def test_segments_are_written_onto_their_frames(

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from videos import write_no_frames
 
 from lightning_har import VideoFolderDataModule
 from lightning_har.data import _flow_methods
@@ -142,10 +143,12 @@ def test_a_data_set_is_done_once_in_parallel_and_failures_are_told(tmp_path):
     write_fake_folder(tmp_path / "clips", clips=2)
     write_video(tmp_path / "clips" / "wave" / "one.mp4", np.zeros((1, 32, 32, 3), np.uint8))
     (tmp_path / "clips" / "wave" / "bad.mp4").write_bytes(b"no video")
+    write_no_frames(tmp_path / "clips" / "wave" / "empty.avi")
     manifest = scan_folder(tmp_path / "clips")
     failures = cache_flow(manifest, tmp_path / "flow", method="farneback", side=24, workers=2)
-    assert list(failures) == ["wave/bad.mp4"]
-    stored = {r.path: flow_file(tmp_path / "flow", r) for r in manifest if "bad" not in r.path}
+    assert sorted(failures) == ["wave/bad.mp4", "wave/empty.avi"]
+    assert failures["wave/empty.avi"].endswith("empty.avi: has no frames")
+    stored = {r.path: flow_file(tmp_path / "flow", r) for r in manifest if r.path not in failures}
     assert FlowVideo(stored["wave/wave_00.mp4"]).info == (16, 20.0, "farneback")
     assert read_flow(stored["wave/wave_00.mp4"], [0, 15]).shape == (2, 24, 32, 2)
     assert np.all(read_flow(stored["wave/one.mp4"], [0]) == 128)
