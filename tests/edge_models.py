@@ -76,10 +76,10 @@ class Tail(nn.Module):
         return self.function(x)
 
 
-def of_features(tail=None, temporal="avg", **kwargs):
+def of_features(tail=None, temporal="avg", hidden=8, **kwargs):
     """A network that is traced in no time, with something behind its head."""
     torch.manual_seed(0)
-    module = CNNRNNModule(4, backbone=None, feature_dim=8, temporal=temporal, hidden=8, **kwargs).eval()
+    module = CNNRNNModule(4, backbone=None, feature_dim=8, temporal=temporal, hidden=hidden, **kwargs).eval()
     if tail is not None:
         module.net.head = nn.Sequential(module.net.head, Tail(tail))
     return module

@@ -115,10 +115,17 @@ def head_names(module: ActionRecognizer) -> tuple[str, ...]:
 
 
 def example_video(module: ActionRecognizer, batch_size: int = 1, num_frames: int | None = None, seed: int = 0) -> Video:
-    """A random clip as the module takes it: uint8, of its InputSpec's size; or features."""
+    """A random clip as the module takes it: uint8, of its InputSpec's size; or features.
+
+    Raises:
+        ConfigError: A module on features that does not tell how many a frame has.
+    """
     generator = torch.Generator().manual_seed(seed)
     if module.spec is None:
-        dim = int(next(p for p in module.net.parameters() if p.ndim == 2).shape[1])
+        if "feature_dim" not in module.hparams:
+            name = type(module).__name__
+            raise ConfigError(f"{name} takes features; give it an argument feature_dim that says how many of a frame")
+        dim = int(module.hparams["feature_dim"])
         return torch.randn(batch_size, num_frames or 25, dim, generator=generator)
     specs = {"": module.spec} if isinstance(module.spec, InputSpec) else dict(module.spec)
     clips = {

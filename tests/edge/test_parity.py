@@ -51,6 +51,19 @@ def test_the_clips_that_compare_are_several_and_not_the_traced_one(tmp_path, mon
     assert "allowed: 1e-04, times the greatest logit where that is over 1" in str(report)
 
 
+@pytest.mark.parametrize("temporal", ["moments", "convnet1d"])
+def test_features_are_as_many_as_the_module_takes(tmp_path, temporal):
+    """Not as many as its first layer does: of "moments" there are more, of a convolution that layer tells others."""
+    assert export(of_features(temporal=temporal, hidden=12), tmp_path).files
+
+
+def test_a_module_of_ones_own_says_how_many_features_it_takes():
+    module = of_features()
+    del module.hparams["feature_dim"]
+    with pytest.raises(ConfigError, match="CNNRNNModule takes features; give it an argument feature_dim"):
+        build_graphs(module, "clip")
+
+
 @pytest.mark.parametrize("int8", [False, True])
 @pytest.mark.parametrize("axis", [0, 1], ids=["batch", "time"])
 def test_each_open_axis_is_tried_at_another_size(tmp_path, monkeypatch, axis, int8):
