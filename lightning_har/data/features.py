@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from lightning_har.data.datamodule import ActionDataModule
 from lightning_har.data.dataset import ActionDataset, Collate
-from lightning_har.data.manifest import Manifest, Record, read_rows, split_by_group
+from lightning_har.data.manifest import Manifest, Record, read_rows, split_by_fold, split_by_group
 from lightning_har.data.sampling import plan
 from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.spec import Sampling
@@ -129,12 +129,9 @@ class FeatureDataModule(ActionDataModule):
             heads = list(names)
         column = "split" if self.fold is None else "fold"
         manifest = Manifest.from_csv(self.manifest, heads=heads, class_names=names, split_column=column)
-        parts = {split: list(m) for split, m in manifest.by_split().items()}
         if self.fold is not None:
-            if self.fold not in parts:
-                raise DataError(f"{self.manifest}: has no fold {self.fold}, only {', '.join(sorted(parts)) or 'none'}")
-            rest = [r for r in manifest if r.split != self.fold]
-            return {"train": manifest.with_records(rest), "test": manifest.with_records(parts[self.fold])}
+            return split_by_fold(manifest, self.fold, self.manifest)
+        parts = {split: list(m) for split, m in manifest.by_split().items()}
         unknown = sorted(set(parts) - set(SPLITS))
         if unknown:
             raise DataError(

@@ -15,6 +15,7 @@ from lightning_har.data.manifest import (
     Record,
     raise_if,
     sort_names,
+    split_by_fold,
     split_by_group,
     unique_ids,
 )
@@ -94,7 +95,7 @@ class VideoFolderDataModule(ActionDataModule):
                 raise ConfigError(f"fold={self.fold} needs a CSV with a column fold; {self.root} is a folder")
             folds = Manifest.from_csv(self.root, split_column="fold")
             _check_splittable(folds, self.root)
-            return _fold(folds, self.fold, self.root)
+            return split_by_fold(folds, self.fold, self.root)
         manifest = self.all_clips()
         unknown = sorted({r.split for r in manifest if r.split and r.split not in _SPLITS})
         raise_if(unknown, f"{self.root}: {{count}} unknown splits", "They must be train, val or test.")
@@ -192,16 +193,6 @@ def videos_in(folder: str | Path) -> list[Path]:
 
 def _subfolders(folder: Path) -> list[str]:
     return sorted(d.name for d in folder.iterdir() if d.is_dir() and not d.name.startswith("."))
-
-
-def _fold(manifest: Manifest, fold: str, source: Path) -> dict[str, Manifest]:
-    parts = manifest.by_split()
-    if fold not in parts:
-        raise DataError(f"{source}: has no fold {fold}, only {', '.join(sorted(parts)) or 'none (no column fold)'}")
-    missing = [r.path for r in manifest if r.split is None]
-    raise_if(missing, f"{source}: {{count}} clips have no fold")
-    rest = [r for r in manifest if r.split != fold]
-    return {"train": manifest.with_records(rest), "test": parts[fold]}
 
 
 def _check_trained(manifest: Manifest, parts: Mapping[str, Sequence[Record]], source: Path) -> None:

@@ -379,6 +379,26 @@ def split_by_group(records: Sequence[Record], fraction: float, seed: int = 0) ->
     return [r for r in records if id(r) not in second], [r for r in records if id(r) in second]
 
 
+def split_by_fold(manifest: Manifest, fold: str, source: Path) -> dict[str, Manifest]:
+    """One fold as "test", the others as "train"; the folds are read as splits.
+
+    Args:
+        manifest: ``Manifest.from_csv`` with ``split_column="fold"``.
+        fold: To test on.
+        source: What the manifest was read from, for messages.
+
+    Raises:
+        DataError: There is no such fold, or a clip has none.
+    """
+    parts = manifest.by_split()
+    if fold not in parts:
+        raise DataError(f"{source}: has no fold {fold}, only {', '.join(sorted(parts)) or 'none (no column fold)'}")
+    missing = [r.path for r in manifest if r.split is None]
+    raise_if(missing, f"{source}: {{count}} clips have no fold", "Give each its fold, or remove its row.")
+    rest = [r for r in manifest if r.split != fold]
+    return {"train": manifest.with_records(rest), "test": parts[fold]}
+
+
 def _class_key(record: Record) -> str:
     if isinstance(record.label, Mapping):
         return repr(sorted(record.label.items()))

@@ -136,6 +136,15 @@ def test_an_unreadable_clip_is_reported_and_left_out(tmp_path):
     assert {r.split for part in ("train", "val") for r in data.manifests[part]} == {"0"}
 
 
+def test_clips_without_a_fold_are_refused_as_those_of_videos_are(tmp_path):
+    rows = [f"{i}.npy,{'ab'[i % 2]},{i % 3 if i < 6 else ''}" for i in range(9)]
+    table = tmp_path / "folds.csv"
+    table.write_text("\n".join(["path,label,fold", *rows]) + "\n")
+    for data in (FeatureDataModule(table, fold=1), VideoFolderDataModule(table, fold=1)):
+        with pytest.raises(DataError, match=r"folds\.csv: 3 clips have no fold: 6\.npy; 7\.npy; 8\.npy"):
+            data.load_manifests()
+
+
 def test_features_that_anyone_wrote_with_numpy_train_a_recurrent_head(tmp_path):
     arguments = FeatureDataModule.smoke_arguments(tmp_path)
     data = FeatureDataModule(**arguments)
