@@ -127,3 +127,16 @@ def test_cut_backbone():
         build_backbone("mobilenetv2_100", pretrained=False, cut_after="blocks.3.0.conv_pw")
     with pytest.raises(ConfigError, match=r"nearest: .*blocks"):
         build_backbone("mobilenetv2_100", pretrained=False, cut_after="block.3")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("bn_inception", {"cut_after": "inception_4a"}, "bn_inception cannot be cut, but cut_after is 'inception_4a'"),
+        ("mobilenetv2_quant", {"cut_after": "net.3"}, "mobilenetv2_quant cannot be cut"),
+        ("mobilenetv2_quant", {"in_channels": 10}, "mobilenetv2_quant takes RGB, not 10 channels"),
+    ],
+)
+def test_what_a_backbone_cannot_is_refused_and_not_passed_over(name, options, message):
+    with pytest.raises(ConfigError, match=message):
+        build_backbone(name, pretrained=False, **options)

@@ -89,9 +89,14 @@ def build_backbone(
         The extractor, in training mode.
 
     Raises:
-        ConfigError: Unknown name or block; the message has the nearest.
+        ConfigError: Unknown name or block; the message has the nearest. A network that cannot be cut, or that takes
+            RGB alone.
         WeightsError: The weights cannot be fetched or do not fit; the message says which and what to do.
     """
+    if cut_after and name in ("bn_inception", "mobilenetv2_quant"):
+        raise ConfigError(f"{name} cannot be cut, but cut_after is {cut_after!r}; leave it out, or take a timm model")
+    if in_channels != 3 and name == "mobilenetv2_quant":
+        raise ConfigError(f"{name} takes RGB, not {in_channels} channels; take mobilenetv2_100, or another timm model")
     path = Path(pretrained) if isinstance(pretrained, str) else None
     if path is not None and not path.is_file():
         raise WeightsError(f"no weights at {path}; give a file, or pretrained=True to fetch, or False for none")
