@@ -43,8 +43,14 @@ def to_class_names(told: Any) -> ClassNames | None:
         TypeError: It is none of these.
     """
     if isinstance(told, Mapping):
-        return {str(head): tuple(map(str, names)) for head, names in told.items()}
-    return None if told is None else tuple(map(str, told))
+        return {str(head): _names(names) for head, names in told.items()}
+    return None if told is None else _names(told)
+
+
+def _names(told: Any) -> tuple[str, ...]:
+    if isinstance(told, str):  # whose letters would be the names
+        raise TypeError(f"class names are {told!r}, not a list")
+    return tuple(map(str, told))
 
 
 def listing(names: ClassNames) -> str:

@@ -134,10 +134,13 @@ class ActionDataset(Dataset[Sample | Failure]):
 
 
 def _stretch(record: Record, length: int) -> tuple[int, int]:
+    if not length:
+        raise DecodeError(f"{record.path}: has no frames")
     start = record.start or 0
     stop = length if record.stop is None else min(record.stop, length)
     if start >= stop:
-        raise DecodeError(f"{record.path}: frames {start} to {record.stop} are wanted of a video of {length}")
+        end = "the end" if record.stop is None else record.stop
+        raise DecodeError(f"{record.path}: frames {start} to {end} are wanted of a video of {length}")
     return start, stop
 
 

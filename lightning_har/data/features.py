@@ -188,7 +188,10 @@ class FeatureDataModule(ActionDataModule):
         path = self.manifest.parent / SETTINGS
         if not path.is_file():
             return None
-        return to_class_names(json.loads(path.read_text(encoding="utf-8")).get("class_names"))
+        try:
+            return to_class_names(json.loads(path.read_text(encoding="utf-8")).get("class_names"))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(f"{path}: {error}; mend it, or delete it to have the names from the CSV") from error
 
     def _read_scales(self) -> dict[str, tuple[float, float]]:
         if self._scales is None:

@@ -1,7 +1,7 @@
 """A data set as a list of records, and the checks that stop a bad one before training.
 
 A CSV needs only the columns ``path,label`` (or ``path`` and one column per head); it may have ``id, start, stop,
-split, group, num_frames, fps``. Paths are relative to the CSV's folder, or to ``root``.
+split, group, num_frames, fps``. Paths are relative to the CSV's folder.
 """
 
 from __future__ import annotations
@@ -174,7 +174,6 @@ class Manifest:
         cls,
         path: str | Path,
         *,
-        root: str | Path | None = None,
         heads: Sequence[str] | None = None,
         class_names: ClassNames | None = None,
         split_column: str = "split",
@@ -182,8 +181,7 @@ class Manifest:
         """Read a CSV with ``path`` and ``label`` (or one column per head), and any of the record's other fields.
 
         Args:
-            path: The CSV; UTF-8, with or without a byte order mark, any line ends.
-            root: Where its paths start; None is the CSV's folder.
+            path: The CSV, whose paths start from its folder; UTF-8, with or without a byte order mark, any line ends.
             heads: Columns with the labels of several heads.
             class_names: In label order; None takes the names that occur, sorted (as numbers if all are).
                 Where given, a label may also be an index into them.
@@ -195,19 +193,18 @@ class Manifest:
         """
         path = Path(path)
         rows = read_rows(path, ["path", *(heads or ["label"])])
-        base = Path(root) if root is not None else path.parent
         columns = tuple(heads or ("label",))
         names = _names_of(path, rows, columns, class_names, single=heads is None)
         problems: list[str] = []
         records = []
         for number, row in enumerate(rows, start=2):
             try:
-                records.append(_record(row, columns, names, base, split_column, single=heads is None))
+                records.append(_record(row, columns, names, path.parent, split_column, single=heads is None))
             except ValueError as error:
                 problems.append(f"line {number}: {error}")
         raise_if(problems, f"{path}: {{count}} of {len(rows)} rows cannot be used")
         found: ClassNames = names["label"] if heads is None else {h: names[h] for h in columns}
-        return cls(unique_ids(records, str(path)), found, base)
+        return cls(unique_ids(records, str(path)), found, path.parent)
 
     @classmethod
     def from_files(cls, files: Iterable[str | Path], *, class_names: ClassNames | None = None) -> Manifest:
@@ -284,7 +281,7 @@ def check_manifests(manifests: Mapping[str, Manifest]) -> None:
         raise_if(
             manifest.missing_files(),
             f"{{count}} files of the {split} split are not in {manifest.root.absolute()}",
-            "Correct the paths, or pass the folder that they start from as root.",
+            "Correct the paths; those in a CSV start from the folder that it lies in.",
         )
     splits = [s for s in manifests if s != "predict"]
     where: dict[tuple[str, str], str] = {}
@@ -517,5 +514,5 @@ def inside_root(text: str, root: Path) -> str:
         path = os.path.relpath(path, root.absolute())
     path = posixpath.normpath(Path(path).as_posix())
     if path == ".." or path.startswith("../") or "\0" in path:
-        raise ValueError(f"{text} leaves the root {root.absolute()}; pass the folder it starts from as root")
+        raise ValueError(f"{text} leaves the root {root.absolute()}; put files below it (of a CSV, its own folder)")
     return path

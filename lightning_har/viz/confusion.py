@@ -59,7 +59,7 @@ def confusion_figure(
     Args:
         counts: (K, K) clips, by true and predicted class.
         class_names: K names.
-        classes: Only these, with those that they are most confused with.
+        classes: Only these, in this order; a last column counts what went to any other class.
         normalize: Colour by the share of the true class's clips.
         title: Above the picture; None tells accuracy and number of clips.
 

@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from videos import write_no_frames
 
 from lightning_har.data.dataset import ActionDataset, ActionLoader, Collate, EpochSampler
 from lightning_har.data.decode import open_video
@@ -114,6 +115,15 @@ def test_stretches_stay_inside(root, number_of):
     gone = Manifest((Record("c", "walk/walk_3.mp4", start=50, stop=60),), None, root)
     with pytest.raises(DecodeError, match=r"walk_3\.mp4: frames 50 to 60 are wanted of a video of 11"):
         _ = dataset_of(root, manifest=gone)[0]
+    gone = Manifest((Record("c", "walk/walk_3.mp4", start=50),), None, root)
+    with pytest.raises(DecodeError, match=r"walk_3\.mp4: frames 50 to the end are wanted of a video of 11"):
+        _ = dataset_of(root, manifest=gone)[0]
+
+
+def test_a_video_without_frames_is_said_to_have_none(tmp_path):
+    write_no_frames(tmp_path / "a.avi")
+    with pytest.raises(DecodeError, match=r"^a\.avi: has no frames$"):
+        _ = dataset_of(tmp_path, manifest=Manifest((Record("a", "a.avi"),), None, tmp_path))[0]
 
 
 def test_two_modalities_share_frames_and_crop(root):

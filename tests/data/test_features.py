@@ -145,6 +145,14 @@ def test_clips_without_a_fold_are_refused_as_those_of_videos_are(tmp_path):
             data.load_manifests()
 
 
+@pytest.mark.parametrize("text", ['{"class_names": "ab"}', "[]", "{"])
+def test_damaged_settings_are_named(text, tmp_path):
+    FeatureDataModule.fake(tmp_path)
+    (tmp_path / "extract.json").write_text(text)
+    with pytest.raises(DataError, match=r"extract\.json: .*mend it, or delete it"):
+        FeatureDataModule(tmp_path / "manifest.csv").load_manifests()
+
+
 def test_features_that_anyone_wrote_with_numpy_train_a_recurrent_head(tmp_path):
     arguments = FeatureDataModule.smoke_arguments(tmp_path)
     data = FeatureDataModule(**arguments)
