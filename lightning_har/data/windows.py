@@ -134,7 +134,6 @@ def merge_windows(
     times: NDArray[np.floating],
     *,
     threshold: float = 0.0,
-    min_seconds: float = 0.0,
 ) -> list[Segment]:
     """Predictions of overlapping windows to segments that do not overlap.
 
@@ -146,7 +145,6 @@ def merge_windows(
         probabilities: (windows, K).
         times: (frames + 1,) seconds: when each frame is first shown, and when the last one ends.
         threshold: Frames whose highest probability is less belong to no segment.
-        min_seconds: Shorter segments go to the better of their neighbours that touch, as far as there are such.
 
     Returns:
         In order of time.
@@ -164,7 +162,7 @@ def merge_windows(
     seconds, lengths = times[edges], np.diff(edges)
     return [
         Segment(float(seconds[a]), float(seconds[b]), label, float(np.average(means[a:b, label], weights=lengths[a:b])))
-        for a, b, label in _absorb_short(labels, means, lengths, seconds, min_seconds)
+        for a, b, label in _runs(labels)
         if label >= 0
     ]
 
@@ -187,25 +185,3 @@ def _stretches(
 def _runs(labels: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     cuts = [0, *(np.flatnonzero(np.diff(labels)) + 1).tolist(), len(labels)]
     return [(a, b, int(labels[a])) for a, b in itertools.pairwise(cuts)]
-
-
-def _absorb_short(
-    labels: NDArray[np.int64],
-    means: NDArray[np.floating],
-    lengths: NDArray[np.int64],
-    seconds: NDArray[np.floating],
-    least: float,
-) -> list[tuple[int, int, int]]:
-    labels = labels.copy()
-    while True:
-        runs = _runs(labels)
-        times = [seconds[b] - seconds[a] for a, b, _ in runs]
-        short = [(time, i) for i, time in enumerate(times) if runs[i][2] >= 0 and time < least - 1e-9 and len(runs) > 1]
-        for _, i in sorted(short):
-            a, b, _ = runs[i]
-            beside = [runs[j][2] for j in (i - 1, i + 1) if 0 <= j < len(runs) and runs[j][2] >= 0]
-            if beside:
-                labels[a:b] = max(beside, key=lambda k: np.average(means[a:b, k], weights=lengths[a:b]))
-                break
-        else:
-            return runs

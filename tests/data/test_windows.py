@@ -64,27 +64,24 @@ def test_overlapping_windows_vote():
     assert segments[1].score == pytest.approx((0.55 + 0.9) / 2)
 
 
-def test_what_is_unsure_is_no_segment_and_what_is_short_goes_to_its_neighbour():
+def test_what_is_unsure_is_no_segment():
     windows = [Window(10 * i, 10 * i + 10) for i in range(5)]
     probabilities = one_hot([0, 0, 1, 0, 2])
     probabilities[4] = [0.3, 0.3, 0.4]
     assert [s[:3] for s in merge_windows(windows, probabilities, times(5), threshold=0.5)] == [
         (0, 2, 0), (2, 3, 1), (3, 4, 0)]  # fmt: skip
-    assert [s[:3] for s in merge_windows(windows, probabilities, times(5), threshold=0.5, min_seconds=1.5)] == [
-        (0, 4, 0)]  # fmt: skip
-    assert [s[:3] for s in merge_windows(windows[:1], one_hot([1]), times(1), min_seconds=9)] == [(0, 1, 1)]
     with pytest.raises(ConfigError, match="5 windows"):
         merge_windows(windows, probabilities[:4], times(5))
     with pytest.raises(ConfigError, match="51 times"):
         merge_windows(windows, probabilities, times(4))
 
 
-@given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.floats(0, 5), st.floats(0, 1))
-def test_segments_never_overlap_and_stay_within(labels, least, threshold):
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.floats(0, 1))
+def test_segments_never_overlap_and_stay_within(labels, threshold):
     windows = sliding_windows(10 * len(labels) + 5, 10, 2, 1)
     rng = np.random.default_rng(len(labels))
     probabilities = rng.dirichlet([1, 1, 1], len(windows))
-    segments = merge_windows(windows, probabilities, times(len(labels) + 0.5), threshold=threshold, min_seconds=least)
+    segments = merge_windows(windows, probabilities, times(len(labels) + 0.5), threshold=threshold)
     assert all(0 <= s.start < s.stop <= len(labels) + 0.5 for s in segments)
     assert all(a.stop <= b.start for a, b in itertools.pairwise(segments))
     assert all(a.label != b.label for a, b in itertools.pairwise(segments) if a.stop == b.start)
