@@ -11,28 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_har.data.datamodule import ActionDataModule
 from lightning_har.errors import ConfigError, DataError, HarError
 
 if TYPE_CHECKING:
-    from lightning_har.data.manifest import Manifest
+    from lightning_har.data.datamodule import ActionDataModule
     from lightning_har.modules.base import ActionRecognizer
 
 _MOST_WINDOWS = 60
 _WINDOW_S = 2.0
 """Least length of a window of the timeline."""
-
-
-class _Windows(ActionDataModule):
-    """Stretches of one file, to predict."""
-
-    def __init__(self, manifest: Manifest, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self._windows = manifest
-
-    def load_manifests(self) -> dict[str, Manifest]:
-        """The stretches."""
-        return {"predict": self._windows}
 
 
 class Demo:
@@ -142,6 +129,7 @@ class Demo:
 
     def _data(self, module: ActionRecognizer, file: Path) -> tuple[ActionDataModule, list[tuple[float, float]]]:
         from lightning_har.data.decode import open_video
+        from lightning_har.data.extract import ManifestDataModule
         from lightning_har.data.manifest import Manifest, Record
 
         if module.spec is None:
@@ -163,7 +151,7 @@ class Demo:
             for i, (start, stop) in enumerate(stretches)
         )
         manifest = Manifest(records, None, file.parent)
-        data = _Windows(manifest, spec=module.spec, eval_sampling=module.eval_sampling)
+        data = ManifestDataModule(manifest, spec=module.spec, eval_sampling=module.eval_sampling)
         return data, [(start / fps, stop / fps) for start, stop in stretches]
 
     def _scores(self, module: ActionRecognizer, video: Any) -> Any:

@@ -49,7 +49,7 @@ class Extraction(NamedTuple):
 
 
 class ManifestDataModule(ActionDataModule):
-    """A manifest as it is, not split: what ``extract_features`` reads from.
+    """A manifest as it is, not split: what ``extract_features`` reads from, and the demo's page.
 
     Args:
         manifest: Its records keep their own ``split``, or number of a fold.
