@@ -322,12 +322,11 @@ def _pieces(source: FrameSource, count: int, method: Method, bound: float, side:
 # -- a picture of it ---------------------------------------------------------------------------------------
 
 
-def flow_picture(flow: NDArray[Any], largest: float | None = None) -> Frames:
+def flow_picture(flow: NDArray[Any]) -> Frames:
     """The colour wheel of Baker et al. (IJCV 2011): direction is hue, white is rest, full colour is the largest.
 
     Args:
         flow: (..., H, W, 2) in pixels; see ``dequantize`` for codes.
-        largest: Displacement of full colour; None takes the largest there is.
 
     Returns:
         RGB, uint8 (..., H, W, 3).
@@ -335,7 +334,7 @@ def flow_picture(flow: NDArray[Any], largest: float | None = None) -> Frames:
     wheel = _colour_wheel()
     x, y = flow[..., 0].astype(np.float64), flow[..., 1].astype(np.float64)
     length = np.hypot(x, y)
-    share = np.minimum(length / (largest or length.max() or 1.0), 1.0)[..., None]
+    share = np.minimum(length / (length.max() or 1.0), 1.0)[..., None]
     place = (np.arctan2(-y, -x) / np.pi + 1) / 2 * (len(wheel) - 1)
     low = place.astype(np.int64)
     part = (place - low)[..., None]

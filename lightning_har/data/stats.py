@@ -100,12 +100,11 @@ def _look(file: str) -> ClipInfo | None:
     return ClipInfo(info.num_frames, info.duration, info.height, info.width, info.fps)
 
 
-def stats_tables(stats: Stats, most: int = 20) -> list[Table]:
-    """Tables of the splits, of lengths and sizes, and of the classes.
+def stats_tables(stats: Stats) -> list[Table]:
+    """Tables of the splits, of lengths and sizes, and of the classes: of many the ten largest and smallest.
 
     Args:
         stats: From ``gather``.
-        most: Classes shown, the largest and smallest of many.
     """
     from rich.table import Table
 
@@ -123,7 +122,7 @@ def stats_tables(stats: Stats, most: int = 20) -> list[Table]:
     total = sum((Counter(c) for c in stats.clips.values()), Counter())
     names = list({n: None for c in stats.clips.values() for n in c})
     names.sort(key=lambda n: (-total[n], n))
-    shown = names if len(names) <= most else [*names[: most // 2], "...", *names[-(most // 2) :]]
+    shown = names if len(names) <= 20 else [*names[:10], "...", *names[-10:]]
     classes = Table("class", *stats.clips, title=f"{len(names)} classes")
     for name in shown:
         classes.add_row(

@@ -181,14 +181,14 @@ def _all_or_nothing(folder: Path) -> Iterator[None]:
         raise
 
 
-def draw_captions(texts: list[str], height: int = 24) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Each text as a picture of white on black, uint8 (height, W), so that the device needs no font."""
+def draw_captions(texts: list[str]) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Each text as a picture of white on black, uint8 (24, W), so that the device needs no font."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     pictures = {}
     for text in texts:
-        figure = Figure(figsize=(max(1, len(text)) * 0.16 + 0.2, height / 100), dpi=100, facecolor="black")
+        figure = Figure(figsize=(max(1, len(text)) * 0.16 + 0.2, 0.24), dpi=100, facecolor="black")
         canvas = FigureCanvasAgg(figure)
         figure.text(4 / figure.bbox.width, 0.5, text, color="white", fontsize=11, va="center", parse_math=False)
         canvas.draw()

@@ -129,7 +129,6 @@ def save_features(
     size: int = 96,
     steps: int = 96,
     titles: Sequence[str] | None = None,
-    seed: int = 0,
 ) -> None:
     """Draw what the first channels of some layers look for, a row a layer: study C's figure 5 by default.
 
@@ -141,7 +140,6 @@ def save_features(
         size: See ``maximize_activation``.
         steps: Likewise.
         titles: What is written above the rows; None writes the layers' names.
-        seed: Likewise.
 
     Raises:
         ConfigError: See ``maximize_activation``.
@@ -149,9 +147,7 @@ def save_features(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    rows = [
-        maximize_activation(backbone, layer, range(channels), size=size, steps=steps, seed=seed) for layer in layers
-    ]
+    rows = [maximize_activation(backbone, layer, range(channels), size=size, steps=steps) for layer in layers]
     figure = Figure(figsize=(1.4 * channels, 1.7 * len(rows)), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subfigures(len(rows), 1, squeeze=False)

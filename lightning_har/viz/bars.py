@@ -95,20 +95,19 @@ def save_class_bars(
     figure.savefig(path)
 
 
-def save_most_confused(counts: Tensor, class_names: Sequence[str], path: str | Path, *, top: int = 15) -> None:
-    """Draw the pairs most often taken for each other: true class, what it was taken for, how many clips.
+def save_most_confused(counts: Tensor, class_names: Sequence[str], path: str | Path) -> None:
+    """Draw the 15 pairs most often taken for each other: true class, what it was taken for, how many clips.
 
     Args:
         counts: (K, K) counts, rows true.
         class_names: K names.
         path: PNG to write.
-        top: Pairs at most.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    pairs = most_confused(counts, class_names, top)
+    pairs = most_confused(counts, class_names, top=15)
     labels = [f"{true}  taken for  {said}" for true, said, _ in pairs]
     longest = max((len(label) for label in labels), default=20)
     figure = Figure((3.5 + longest * 8 * 0.6 / 72, 0.26 * max(len(pairs), 2) + 0.8), dpi=150, layout="constrained")

@@ -25,7 +25,6 @@ def save_confusion_matrix(
     *,
     classes: Sequence[str] | None = None,
     normalize: bool = True,
-    title: str | None = None,
 ) -> None:
     """Draw a confusion matrix: rows true classes, columns predicted ones, dark is many (on a square-root scale).
 
@@ -38,12 +37,11 @@ def save_confusion_matrix(
         path: PNG to write (or any suffix that matplotlib knows).
         classes: Draw only these classes, in this order; a last column counts what went to any other class.
         normalize: Colour by the share of the true class's clips, so that classes of any size compare.
-        title: Above the picture; None tells accuracy and number of clips.
 
     Raises:
         ConfigError: Shapes do not fit, or an unknown class.
     """
-    confusion_figure(counts, class_names, classes=classes, normalize=normalize, title=title).savefig(path)
+    confusion_figure(counts, class_names, classes=classes, normalize=normalize).savefig(path)
 
 
 def confusion_figure(
@@ -52,7 +50,6 @@ def confusion_figure(
     *,
     classes: Sequence[str] | None = None,
     normalize: bool = True,
-    title: str | None = None,
 ) -> Figure:
     """The picture of ``save_confusion_matrix``, as matplotlib's figure: to be shown in a notebook, or gone on with.
 
@@ -61,7 +58,6 @@ def confusion_figure(
         class_names: K names.
         classes: Only these, in this order; a last column counts what went to any other class.
         normalize: Colour by the share of the true class's clips.
-        title: Above the picture; None tells accuracy and number of clips.
 
     Returns:
         A figure that is not one of pyplot's.
@@ -103,7 +99,7 @@ def confusion_figure(
     axes.tick_params(length=2 if k <= 30 else 1)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    axes.set_title(title or f"{right} of {total} right ({right / max(total, 1):.1%})", fontsize=11)
+    axes.set_title(f"{right} of {total} right ({right / max(total, 1):.1%})", fontsize=11)
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02)
     bar.set_label("share of the true class" if normalize else "clips")
     if k <= _CELLS_WITH_NUMBERS:

@@ -156,13 +156,12 @@ def save_grad_cam(
     figure.savefig(path)
 
 
-def overlay(frame: Tensor, heat: Tensor, strength: float = 0.55) -> Tensor:
+def overlay(frame: Tensor, heat: Tensor) -> Tensor:
     """A frame with a map over it, blue to red; where the map is 0 the frame shows unchanged.
 
     Args:
         frame: (3, H, W) uint8.
         heat: (H, W) in [0, 1].
-        strength: Share of the colour where the map is 1.
 
     Returns:
         (3, H, W) uint8.
@@ -170,7 +169,7 @@ def overlay(frame: Tensor, heat: Tensor, strength: float = 0.55) -> Tensor:
     from matplotlib import colormaps
 
     colour = torch.from_numpy(colormaps["turbo"](heat.numpy())[..., :3]).permute(2, 0, 1).float() * 255
-    share = heat[None] * strength + (heat[None] > 0.05) * 0.1
+    share = heat[None] * 0.55 + (heat[None] > 0.05) * 0.1
     return (frame.float() * (1 - share) + colour * share).round().clamp(0, 255).to(torch.uint8)
 
 

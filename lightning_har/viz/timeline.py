@@ -11,14 +11,9 @@ from lightning_har.errors import ConfigError
 
 
 def save_timeline(
-    windows: Sequence[tuple[float, float]],
-    scores: Tensor,
-    class_names: Sequence[str],
-    path: str | Path,
-    *,
-    top: int = 4,
+    windows: Sequence[tuple[float, float]], scores: Tensor, class_names: Sequence[str], path: str | Path
 ) -> None:
-    """Draw the scores of the strongest classes over time, and the verdict of every window as a band below.
+    """Draw the scores of the four strongest classes over time, and the verdict of every window as a band below.
 
     A stretch of one verdict carries its name where there is room for it; the legend names every colour.
 
@@ -27,7 +22,6 @@ def save_timeline(
         scores: (N, K) softmax probabilities.
         class_names: K names.
         path: PNG to write.
-        top: Classes to draw: those with the highest score anywhere.
 
     Raises:
         ConfigError: Lengths do not fit.
@@ -39,7 +33,7 @@ def save_timeline(
     if tuple(scores.shape) != (len(windows), len(class_names)) or not len(windows):
         raise ConfigError(f"{len(windows)} windows of {len(class_names)} classes need as many scores: {scores.shape}")
     verdicts = scores.argmax(1).tolist()
-    shown = scores.amax(0).topk(min(top, len(class_names))).indices.tolist()
+    shown = scores.amax(0).topk(min(4, len(class_names))).indices.tolist()
     said = dict.fromkeys([*shown, *verdicts])
     palette = colormaps["tab10" if len(said) <= 10 else "tab20"]
     colours = {k: palette(i % palette.N) for i, k in enumerate(said)}

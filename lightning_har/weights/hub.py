@@ -110,7 +110,7 @@ def find_card(name: str) -> Card | None:
     return read_card(path) if path and path.is_file() else None
 
 
-def fetch_card(name: str, zoo: Zoo, token: str | None = None) -> Card:
+def fetch_card(name: str, zoo: Zoo) -> Card:
     """The card of a checkpoint on the hub; its weights are not fetched.
 
     Raises:
@@ -122,9 +122,9 @@ def fetch_card(name: str, zoo: Zoo, token: str | None = None) -> Card:
     repository, unreached = zoo.repository(name), None
     try:
         with hub_or_cache() as unreached:
-            path = hf_hub_download(repository, README, endpoint=endpoint(), token=token, library_name=LIBRARY)
+            path = hf_hub_download(repository, README, endpoint=endpoint(), library_name=LIBRARY)
     except Exception as error:  # the client's own errors differ by version and transport
-        raise _refusal(error, name, repository, zoo, None, token, unreached) from error
+        raise _refusal(error, name, repository, zoo, None, None, unreached) from error
     return read_card(path)
 
 

@@ -11,12 +11,11 @@ from lightning_har._files import whole_file
 from lightning_har.errors import WeightsError
 
 
-def load_safetensors(path: str | Path, device: str = "cpu") -> dict[str, Tensor]:
-    """Read every tensor; on the CPU they are mapped, not copied.
+def load_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """Read every tensor, onto the CPU; they are mapped, not copied.
 
     Args:
         path: The file.
-        device: Where the tensors go.
 
     Raises:
         WeightsError: The file is missing, damaged or of another kind.
@@ -25,7 +24,7 @@ def load_safetensors(path: str | Path, device: str = "cpu") -> dict[str, Tensor]
     from safetensors.torch import load_file
 
     try:
-        tensors: dict[str, Tensor] = load_file(str(path), device=device)
+        tensors: dict[str, Tensor] = load_file(str(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise unreadable(Path(path), error) from error
     return tensors

@@ -40,12 +40,11 @@ _OPTION_FIELDS: dict[int, dict[str, int]] = {
     },
     5: {"padding": 0, "stride_w": 1, "stride_h": 2, "kernel_w": 3, "kernel_h": 4, "activation": 5},
     8: {"activation": 0},
-    9: {"beta": 0},
     11: {"activation": 0},
 }  # fmt: skip
 _OPTIONS_OF = {
     "CONV_2D": 1, "DEPTHWISE_CONV_2D": 2, "AVERAGE_POOL_2D": 5, "MAX_POOL_2D": 5, "FULLY_CONNECTED": 8,
-    "SOFTMAX": 9, "ADD": 11,
+    "ADD": 11,
 }  # fmt: skip
 
 T = TypeVar("T")
@@ -59,15 +58,11 @@ class Quantization:
         scale: (1,) for the whole tensor, or one per index of ``axis``.
         zero_point: Likewise, int64.
         axis: Which dimension the scales belong to where there are several.
-        min: What training saw, where the file tells; empty otherwise.
-        max: Likewise.
     """
 
     scale: npt.NDArray[np.float32]
     zero_point: npt.NDArray[np.int64]
     axis: int
-    min: npt.NDArray[np.float32]
-    max: npt.NDArray[np.float32]
 
     @property
     def per_channel(self) -> bool:
@@ -124,7 +119,6 @@ class Options:
     """Of a pooling; a convolution's is its filter's shape."""
     activation: str = "none"
     depth_multiplier: int = 1
-    beta: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -330,7 +324,7 @@ def _quantization(table: _Table | None, name: str, shape: tuple[int, ...]) -> Qu
         raise _Malformed(f"tensor {name!r} has {len(zero_point)} zero points, and scales {scale[:3]}")
     if len(scale) > 1 and not (0 <= axis < len(shape) and shape[axis] == len(scale)):
         raise _Malformed(f"tensor {name!r} of shape {shape} has {len(scale)} scales along {axis}")
-    return Quantization(scale, zero_point, axis, table.array(0, np.float32), table.array(1, np.float32))
+    return Quantization(scale, zero_point, axis)
 
 
 def _operator(table: _Table, kinds: list[str], num_tensors: int) -> Operator:
@@ -352,7 +346,7 @@ def _options(operator: _Table, kind: str) -> Options:
         raise _Malformed(f"{kind} comes with options of kind {union}")
     fields = _OPTION_FIELDS[union]
 
-    def number(key: str, fmt: str, default: float) -> Any:
+    def number(key: str, fmt: str, default: int) -> Any:
         return table.number(fields[key], fmt, default) if key in fields else default
 
     def pair(key: str) -> tuple[int, int]:
@@ -368,7 +362,6 @@ def _options(operator: _Table, kind: str) -> Options:
         kernel=pair("kernel"),
         activation=_lookup(_ACTIVATIONS, number("activation", "b", 0), "activation"),
         depth_multiplier=number("depth_multiplier", "i", 1),
-        beta=number("beta", "f", 1.0),
     )
 
 
