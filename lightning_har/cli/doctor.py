@@ -14,7 +14,10 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from lightning_har.data.decode import Decoder
 
 Status = Literal["ok", "note", "problem"]
 
@@ -169,6 +172,15 @@ def _command() -> Check:
 def _pyav() -> Check:
     """decoder"""  # noqa: D403, D415 - the check's name
     import av
+
+    if not _decodes("pyav"):
+        return Check("decoder", "problem", f"PyAV {av.__version__} decodes wrongly", f"{_pip()} install --upgrade av")
+    return Check("decoder", "ok", f"PyAV {av.__version__} wrote and read H.264")
+
+
+def _decodes(decoder: Decoder) -> bool:
+    """Whether the first and the last frame of a video that is written here come out as they went in."""
+    import av
     import numpy as np
 
     from lightning_har.data.decode import open_video
@@ -181,13 +193,11 @@ def _pyav() -> Check:
             for i in range(8):
                 writer.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), 30 * i, np.uint8))))
             writer.mux(stream.encode(None))
-        video = open_video(path, "pyav", 1)
+        video = open_video(path, decoder, 1)
         frames = video.read(np.array([0, 7]))
         video.close()
     dark, bright = frames[0].mean(), frames[1].mean()
-    if frames.shape != (2, 48, 64, 3) or not bright - dark > 150:
-        return Check("decoder", "problem", f"PyAV {av.__version__} decodes wrongly", f"{_pip()} install --upgrade av")
-    return Check("decoder", "ok", f"PyAV {av.__version__} wrote and read H.264")
+    return frames.shape == (2, 48, 64, 3) and bool(bright - dark > 150)
 
 
 def _accelerator() -> Check:
@@ -277,6 +287,15 @@ def _hub() -> Check:
         )
 
 
+def _torchcodec_decodes() -> bool:
+    from lightning_har.errors import HarError
+
+    try:
+        return _decodes("torchcodec")
+    except HarError:
+        return False
+
+
 def _extras() -> Iterator[Check]:
     """What is optional."""
     packages = importlib.metadata.packages_distributions()
@@ -288,4 +307,8 @@ def _extras() -> Iterator[Check]:
             continue
         found = {name for module in modules for name in packages.get(module, [])}
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(found))
+        if extra == "torchcodec" and not _torchcodec_decodes():
+            remedy = "install FFmpeg's libraries, by `apt install ffmpeg` for one; PyAV, the default, needs none"
+            yield Check(f"extra {extra}", "note", f"{versions} is there and opens no video", remedy)
+            continue
         yield Check(f"extra {extra}", "ok", f"{versions or 'installed'}: {purpose}")

@@ -7,6 +7,11 @@ import numpy as np
 from lightning_har.data.decode import Frames, Indices, Size, VideoPath, check_file, location, reason
 from lightning_har.errors import ConfigError, DecodeError
 
+_NEEDS = (
+    "decoder='torchcodec' needs torchcodec and FFmpeg's libraries: pip install 'lightning-har[torchcodec]', and "
+    "`apt install ffmpeg` or what your system has for it; or take decoder='pyav', which brings its own"
+)
+
 
 class TorchCodecVideo:
     """A video file opened with torchcodec: the same frames, by another decoder.
@@ -24,10 +29,7 @@ class TorchCodecVideo:
         try:
             from torchcodec.decoders import VideoDecoder
         except (ImportError, RuntimeError, OSError) as error:
-            raise ConfigError(
-                "decoder='torchcodec' needs torchcodec and the FFmpeg libraries: pip install "
-                f"'lightning-har[torchcodec]', and see its page on FFmpeg; or take decoder='pyav'. ({error})"
-            ) from error
+            raise ConfigError(_NEEDS) from error
         self.path = path
         check_file(path)
         try:
@@ -35,6 +37,8 @@ class TorchCodecVideo:
                 location(path), dimension_order="NHWC", num_ffmpeg_threads=threads, seek_mode="exact"
             )
         except (RuntimeError, ValueError, OSError) as error:
+            if "libtorchcodec" in str(error):  # loaded with the first video, and not the video's fault
+                raise ConfigError(_NEEDS) from error
             raise DecodeError(f"{path}: is no video that can be read: {reason(error)}") from error
 
     @property

@@ -6,6 +6,7 @@ import pytest
 
 from lightning_har.cli import doctor
 from lightning_har.cli.main import main
+from lightning_har.errors import ConfigError
 
 
 def by_name(checks: list[doctor.Check]) -> dict[str, doctor.Check]:
@@ -119,3 +120,17 @@ def test_hub(
     check = doctor._hub()
     assert check.status == status
     assert words in check.found
+
+
+def test_a_torchcodec_that_opens_no_video_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(decoder: str) -> bool:
+        raise ConfigError("no FFmpeg")
+
+    monkeypatch.setattr(doctor, "_OPTIONAL", {"torchcodec": (["json"], "a second decoder")})  # whether installed or not
+    monkeypatch.setattr(doctor, "_decodes", none)
+    (check,) = doctor._extras()
+    assert (check.name, check.status) == ("extra torchcodec", "note")
+    assert "apt install ffmpeg" in check.remedy
+    monkeypatch.setattr(doctor, "_decodes", lambda decoder: decoder == "torchcodec")
+    (check,) = doctor._extras()
+    assert check.status == "ok"
