@@ -109,7 +109,6 @@ _ANSWERED_WARNINGS = (
     ".*does not have many workers.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*number of training batches .* smaller than the logging.*",
-    ".*dirpath has changed.*",
     ".*LeafSpec.* is deprecated.*",
     ".*in eval mode at the start of training.*",  # a frozen backbone is meant to be
 )

@@ -15,7 +15,7 @@ from torch import Tensor
 from lightning_har._files import whole_file
 from lightning_har._lightning import Callback, pl
 from lightning_har.bench.memory import PeakMemory
-from lightning_har.errors import HarError
+from lightning_har.errors import ConfigError, HarError
 from lightning_har.types import Batch, Failure, Video
 
 EarlyStopping = pl.callbacks.EarlyStopping
@@ -216,6 +216,32 @@ class EpochLog(pl.callbacks.Checkpoint):  # type: ignore[misc]
         of = f"/{trainer.max_epochs}" if (trainer.max_epochs or 0) > 0 else ""
         waiting = f"waiting for data {self._clock.share:.0%}"
         return f"epoch {trainer.current_epoch + 1}{of}  {values}  {row['seconds']} s, {waiting}"
+
+
+class ModelCheckpoint(pl.callbacks.ModelCheckpoint):  # type: ignore[misc]
+    """Lightning's own, but of a run that goes on in a moved folder it knows the best epoch so far.
+
+    It bears Lightning's name, by which a checkpoint finds the state of its callbacks.
+    """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state back, its paths in the folder as it is called now: Lightning drops the scores of another.
+
+        Raises:
+            ConfigError: The best checkpoint is not in that folder.
+        """
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath, Path(path).name)) if path else path
+
+        paths = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
+        best = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict({**state_dict, **paths, "best_k_models": best, "dirpath": self.dirpath})
+        if self.monitor is not None and self.best_model_path and not Path(self.best_model_path).is_file():
+            raise ConfigError(
+                f"{self.best_model_path}, the best epoch so far, is not there; copy it from where the run was, or "
+                "train anew"
+            )
 
 
 class StepSeed(Callback):  # type: ignore[misc]

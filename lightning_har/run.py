@@ -30,6 +30,7 @@ from lightning_har.callbacks import (
     DataClock,
     EarlyStopping,
     EpochLog,
+    ModelCheckpoint,
     SaveOnInterrupt,
     StayStopped,
     StepSeed,
@@ -317,7 +318,7 @@ def _shown(names: ClassNames) -> str:
 def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str | None) -> tuple[Any, Any]:
     if monitor is not None and isinstance(module.num_classes, Mapping) and monitor.startswith("val_top"):
         monitor = monitor.replace("val_", "val_action_", 1)
-    best = pl.callbacks.ModelCheckpoint(
+    best = ModelCheckpoint(
         dirpath=folder,
         filename=Path(BEST).stem,
         monitor=monitor,
@@ -328,7 +329,7 @@ def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str | None) 
         save_on_train_epoch_end=True if monitor is None else None,
         enable_version_counter=False,
     )
-    last = pl.callbacks.ModelCheckpoint(
+    last = ModelCheckpoint(
         dirpath=folder,
         filename=Path(LAST).stem,
         save_on_train_epoch_end=True,

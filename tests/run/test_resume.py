@@ -137,6 +137,28 @@ def test_what_is_finished_is_not_done_again(call: Any, tmp_path: Path, capsys: p
     assert (folder / "report.json").exists()
 
 
+@pytest.mark.filterwarnings("error:.*dirpath has changed")
+def test_a_moved_run_keeps_its_best_epoch(call: Any, tmp_path: Path) -> None:
+    # Of an average nothing changes at a rate of 0: epochs tie, and the first of the best is kept.
+    arguments = ["--module.temporal", "avg", "--module.lr", "0"]
+    stopped = {"num_sanity_val_steps": 0, "callbacks": [InterruptTest()]}
+    with pytest.raises(KeyboardInterrupt):
+        call(*arguments, "--epochs", "1", trainer=stopped)
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(KeyboardInterrupt):
+        call("--resume", str(moved), "--epochs", "2", out="", trainer=stopped)
+    assert torch.load(moved / "best.ckpt", weights_only=True)["epoch"] == 0
+    # Where nothing is left to train, the old place is not asked for.
+    again = moved.rename(tmp_path / "again")
+    report = call("--resume", str(again), out="")["tiny"]
+    assert report["metrics"]["val"]["action"]["video"]["top1"] == float(rows(again / "metrics.csv")[0]["val_top1"])
+    (again / "best.ckpt").unlink()
+    before = contents(again)
+    with pytest.raises(ConfigError, match=f"{again / 'best.ckpt'}, the best epoch so far, is not there"):
+        call("--resume", str(again), "--epochs", "3", out="")
+    assert contents(again) == before
+
+
 def test_resuming_fetches_no_weights(call: Any, tmp_path: Path) -> None:
     call("--trainer.max_epochs", "1")
     config = tmp_path / "run" / "config.yaml"
