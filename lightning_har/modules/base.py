@@ -48,6 +48,9 @@ class ActionRecognizer(LightningModule):
         eval_sampling: The evaluation protocol likewise.
         training: See ``TrainingOptions``.
 
+    Raises:
+        ConfigError: Of several heads one bears a name that is taken; an option does not fit.
+
     Attributes:
         class_names: Names in label order (or a dict of such by head), kept in checkpoints; the recipe runner
             sets them from the data.
@@ -78,6 +81,12 @@ class ActionRecognizer(LightningModule):
         self.eval_sampling = eval_sampling
         self.class_names: ClassNames | None = None
         self._heads = dict(num_classes) if isinstance(num_classes, Mapping) else {"action": num_classes}
+        taken = sorted({"action", "joint"} & set(self._heads))
+        if taken and len(self._heads) > 1:
+            raise ConfigError(
+                f"a head cannot be called {taken[0]!r} beside others: so the score of all heads at once is called; "
+                "give it another name"
+            )
         self._teacher: ActionRecognizer | None = None
         self._saved_by: str | None = None
         self.saved_options: Mapping[str, Any] | None = None

@@ -93,6 +93,13 @@ def test_two_heads_and_their_joint_accuracy():
         trainer().fit(cnn_rnn(heads), loader())
 
 
+@pytest.mark.parametrize("name", ["action", "joint"])
+def test_a_head_beside_others_leaves_the_joint_score_its_name(name):
+    with pytest.raises(ConfigError, match=f"cannot be called '{name}' beside others"):
+        cnn_rnn({"verb": 3, name: 2})
+    assert cnn_rnn({name: 2}).num_classes == {name: 2}
+
+
 @pytest.mark.parametrize("build", [tsn, cnn_rnn])
 def test_every_parameter_is_trained(build):
     module = build(**({"freeze_backbone": False} if build is cnn_rnn else {}))
