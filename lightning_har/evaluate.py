@@ -33,16 +33,17 @@ def split_scores(
     values: Mapping[str, float], prefix: str, module: ActionRecognizer
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Logged names to ``{head: {"clip" | "video": {name: value}}}``."""
-    heads = [*module.num_classes, "action"] if isinstance(module.num_classes, Mapping) else []
+    heads = list(module.num_classes) if isinstance(module.num_classes, Mapping) else []
+    whole = heads[0] if len(heads) == 1 else "action"  # whose score it is where the name tells no head
     scores: dict[str, dict[str, dict[str, float]]] = {}
     for key, value in values.items():
         if not key.startswith(prefix):
             continue
-        name, level, head = key.removeprefix(prefix), "video", "action"
+        name, level, head = key.removeprefix(prefix), "video", whole
         for one in ("clip", "video"):
             if prefix == "test_" and name.startswith(f"{one}_"):
                 name, level = name.removeprefix(f"{one}_"), one
-        for one in heads:
+        for one in (*heads, whole):
             if name.startswith(f"{one}_"):
                 name, head = name.removeprefix(f"{one}_"), one
         scores.setdefault(head, {}).setdefault(level, {})[name] = value

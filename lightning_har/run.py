@@ -90,7 +90,8 @@ def run(
         variants: Models to train in turn: by name, the dotted arguments in which each differs, such as
             ``{"gru": {"module.temporal": "gru"}}``.
         monitor: Validation metric of the best checkpoint; lower is better if it ends in "loss". With
-            several heads, "val_top1" is "val_action_top1". None chooses nothing: the last epoch is tested.
+            several heads, "val_top1" is "val_action_top1"; with one by name, such as verb, "val_verb_top1". None
+            chooses nothing: the last epoch is tested.
         extra_metrics: Adds scores to the test videos' metrics.
         smoke: Dotted arguments that ``--smoke`` sets besides fake data, few steps and random weights, such as
             ``{"module.num_frames": 4}``.
@@ -316,8 +317,8 @@ def _shown(names: ClassNames) -> str:
 
 
 def _checkpointing(folder: Path, module: ActionRecognizer, monitor: str | None) -> tuple[Any, Any]:
-    if monitor is not None and isinstance(module.num_classes, Mapping) and monitor.startswith("val_top"):
-        monitor = monitor.replace("val_", "val_action_", 1)
+    if monitor is not None and monitor.startswith("val_top"):
+        monitor = monitor.replace("val_", f"val_{module.score_prefix}", 1)
     best = ModelCheckpoint(
         dirpath=folder,
         filename=Path(BEST).stem,

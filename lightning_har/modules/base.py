@@ -373,6 +373,14 @@ class ActionRecognizer(LightningModule):
                     loss = self._head_loss(head, x, label_by_head[head])
                     self.head_losses[f"{name}_"][head].update(loss, known)  # type: ignore[index,operator]
 
+    @property
+    def score_prefix(self) -> str:
+        """What the names of the score that counts begin with, after the split's: "val_" + this + "top1"."""
+        if len(self._heads) > 1:
+            return "action_"  # right in all heads
+        head = next(iter(self._heads))
+        return "" if head == "action" else f"{head}_"  # the only head of a plain number of classes has no name
+
     def _log_metrics(self, *names: str) -> None:
         # Computing gathers from all ranks, so that a rank without a sample must take part.
         alone = self.trainer.world_size == 1
@@ -385,10 +393,7 @@ class ActionRecognizer(LightningModule):
         for name in names:
             for head, metrics in self.metrics[f"{name}_"].items():  # type: ignore[operator,union-attr]
                 if not alone or any(m.update_called for m in metrics.values()):
-                    # One head needs no name; the joint accuracy over heads is the action's.
-                    label = {"action": "" if len(self._heads) == 1 else "action_", "joint": "action_"}.get(
-                        head, f"{head}_"
-                    )
+                    label = f"{head}_" if len(self._heads) > 1 and head != "joint" else self.score_prefix
                     self.log_dict({f"{name}_{label}{key}": value for key, value in metrics.compute().items()})
                 metrics.reset()
             for head, mean in self.head_losses[f"{name}_"].items():  # type: ignore[operator,union-attr]

@@ -14,6 +14,7 @@ from small_runs import SMALL, WRITTEN, rows
 
 from lightning_har._lightning import Callback, Trainer
 from lightning_har.bench.predictions import Predictions
+from lightning_har.data.features import FeatureDataModule
 from lightning_har.data.kinetics import KineticsDataModule
 from lightning_har.data.synthetic import generate
 from lightning_har.errors import ConfigError, DecodeError
@@ -112,6 +113,20 @@ def test_without_a_monitor_the_last_epoch_is_tested(call: Any, tmp_path: Path, m
 def test_the_last_epoch_is_the_last_though_nothing_validates_it(call: Any, tmp_path: Path, last: list[str]) -> None:
     call("--module.temporal", "avg", "--epochs", "3", *last, monitor=None)
     assert torch.load(tmp_path / "run" / "best.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_one_head_may_have_a_name(tmp_path: Path) -> None:
+    FeatureDataModule.fake(tmp_path)
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("label", "verb", 1))
+    (tmp_path / "extract.json").write_text(json.dumps({"class_names": {"verb": ["clap", "jump", "wave"]}}))
+    module = partial(CNNRNNModule, backbone=None, feature_dim=16, temporal="avg", pretrained=False)
+    data = partial(FeatureDataModule, manifest=str(manifest))
+    report = run(module, data, name="tiny", argv=["--epochs", "1", "--out", str(tmp_path / "run")])["tiny"]
+    logged = rows(tmp_path / "run" / "metrics.csv")[0]
+    assert report["metrics"]["val"]["verb"]["video"]["top1"] == float(logged["val_verb_top1"])
+    assert set(report["metrics"]["test"]) == {"verb"}
+    assert (tmp_path / "run" / "best.ckpt").is_file()
 
 
 @pytest.mark.slow
