@@ -136,6 +136,9 @@ def run(
                 elif args.resume is None or checkpoint or (place / CONFIG).is_file():
                     _check_trainer(args)
                     planned.append((variant, args, place, checkpoint))
+        if not planned and not reports:
+            told = f"neither has the folder of a variant in it ({', '.join(variants or ())})"
+            raise ConfigError(f"nothing to resume: {args.resume} has no {LAST}, {told}")
         notes = Notes((place, args.yaml) for _, args, place, _ in planned)
         with made([place for _, _, place, _ in planned] if is_first_process() else []):
             reports |= {

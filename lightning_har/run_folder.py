@@ -59,7 +59,8 @@ def find_place(args: Arguments, default: Path, variant: str) -> tuple[Path, Path
     if resume.is_file():
         source, checkpoint = resume.parent, resume
     else:
-        source = resume / variant if resume.name != variant else resume
+        # The variant's own folder is given, or that of all variants, which may bear its name too.
+        source = resume if resume.name == variant and not (resume / variant).is_dir() else resume / variant
         checkpoint = source / LAST
     if args.out is not None and (args.out / variant).resolve() != source.resolve():
         raise ConfigError(f"--resume goes on in {source}, where the best epoch so far is; leave out --out {args.out}")

@@ -59,6 +59,20 @@ def test_resuming_goes_on_with_the_variants_that_wait(call: Any, tmp_path: Path)
         assert rows(tmp_path / "run" / name / "metrics.csv")[-1]["step"] == "4"
 
 
+def test_the_folder_of_all_variants_may_bear_the_name_of_one(call: Any, tmp_path: Path) -> None:
+    variants = {"avg": {"module.temporal": "avg"}, "gru": {"module.temporal": "gru"}}
+    trainer = {"max_epochs": 1, "num_sanity_val_steps": 0}
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        call("--variant", "avg", out="avg", variants=variants, trainer={**trainer, "callbacks": [InterruptTest()]})
+    place = str(stopped.value).rpartition("--resume ")[2]
+    assert list(call("--resume", place, out="", variants=variants, trainer=trainer)) == ["avg"]
+    own = str(tmp_path / "avg" / "avg")
+    assert list(call("--resume", own, out="", variants=variants, trainer=trainer)) == ["avg"], "done before"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=r"empty has no last.ckpt, neither has .* \(avg, gru\)"):
+        call("--resume", str(tmp_path / "empty"), out="", variants=variants)
+
+
 @pytest.mark.slow
 def test_a_stop_before_a_later_variants_first_step_says_how_to_go_on(call: Any, tmp_path: Path) -> None:
     class StopTheSecond(Callback):  # type: ignore[misc]
