@@ -13,6 +13,8 @@ from typing import Any
 
 from lightning_har._lightning import Trainer
 from lightning_har.data.datamodule import ActionDataModule
+from lightning_har.data.features import FeatureDataModule, open_features
+from lightning_har.data.manifest import read_rows
 from lightning_har.data.named import HELP, data_factory
 from lightning_har.errors import ConfigError
 
@@ -159,8 +161,9 @@ def parse(
     if smoke_folder is not None and smoking and not {"-h", "--help"} & set(argv):
         defaults |= _smoke_defaults(module_class, data_class, smoke_folder) | dict(smoke or {})
         temporary = {k: v for k, v in defaults.items() if str(v).startswith(str(smoke_folder))}
-    if "manifest" in data_keywords and "feature_dim" in _parameters(module_class):
-        defaults |= {"module.backbone": None, "module.feature_dim": _width(data_class, data_keywords)}
+    on_features = issubclass(data_class, FeatureDataModule) and "feature_dim" in _parameters(module_class)
+    if on_features and "data.manifest" in defaults:  # the fake one, of its own width, where --smoke is given
+        defaults |= {"module.backbone": None, "module.feature_dim": _width(Path(defaults["data.manifest"]))}
     for name in defaults:
         if not any(name == a.dest or name.startswith(f"{a.dest}.") for a in parser._actions if "." in a.dest):
             group = name.split(".")[0]
@@ -246,8 +249,10 @@ def _parameters(cls: type) -> set[str]:
     return {name for base in cls.__mro__ if "__init__" in vars(base) for name in inspect.signature(base).parameters}
 
 
-def _width(data_class: type, keywords: Mapping[str, Any]) -> int:
-    width: int = data_class(manifest=keywords["manifest"]).feature_shape[1]
+def _width(manifest: Path) -> int:
+    """Features of a frame, in the first file that the CSV names."""
+    first = read_rows(manifest, ["path"])[0]
+    width: int = open_features(manifest.parent / first["path"]).shape[1]
     return width
 
 

@@ -4,6 +4,7 @@ import json
 from functools import partial
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 
@@ -70,6 +71,23 @@ def test_on_features_the_backbone_is_left_out(call, tmp_path):
     assert report["protocol"]["data"] == "FeatureDataModule"
     assert report["cost"]["parameters"] < 5000  # a GRU of 8 units on 16 features, not a MobileNetV2
     assert "never" not in report["metrics"]["test"]["action"]["video"]  # named by the recipe's own classes
+
+
+def test_the_width_is_that_of_the_features_in_use(tmp_path):
+    FeatureDataModule.fake(tmp_path / "features")
+    for path in (tmp_path / "features").rglob("*.npy"):
+        np.save(path, np.load(path)[:, :8])
+    manifest = tmp_path / "features" / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("label", "verb", 1))
+    module = partial(CNNRNNModule, **SMALL)
+    for data, on in (
+        (partial(UCF101DataModule, root="x"), ["--on", f"features:{manifest}"]),
+        (partial(FeatureDataModule, manifest=str(manifest), heads=["verb"]), []),
+    ):
+        assert parse(module, data, {}, on, recipe="r").module["feature_dim"] == 8
+        faked = parse(module, data, {}, [*on, "--smoke"], recipe="r", smoke_folder=tmp_path / "smoke")
+        assert faked.module["feature_dim"] == 16
+        assert faked.module["backbone"] is None
 
 
 def test_another_seed_is_another_order_of_the_same_clips(call, tmp_path, monkeypatch):
