@@ -438,7 +438,7 @@ def _names_of(
     path: Path, rows: list[dict[str, str]], columns: tuple[str, ...], given: ClassNames | None, *, single: bool
 ) -> dict[str, tuple[str, ...]]:
     if given is not None:
-        if isinstance(given, dict) == single or (isinstance(given, dict) and set(given) < set(columns)):
+        if isinstance(given, dict) == single or (isinstance(given, dict) and not set(columns) <= set(given)):
             raise DataError(f"{path}: class_names must be {'one list' if single else f'a list per head {columns}'}")
         return {c: tuple(given[c]) for c in columns} if isinstance(given, dict) else {"label": tuple(given)}
     return {c: sort_names({row[c] for row in rows} - {""}) for c in columns}

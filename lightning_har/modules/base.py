@@ -186,7 +186,7 @@ class ActionRecognizer(LightningModule):
                 video = video[self.spec.modality]
             check_clip(video, self.spec)
             return normalize(video, self.spec, dtype)
-        if not isinstance(video, Mapping) or set(video) < set(self.spec):
+        if not isinstance(video, Mapping) or not set(self.spec) <= set(video):
             given = sorted(video) if isinstance(video, Mapping) else "one clip"
             raise ConfigError(f"this network takes a dict of clips for {sorted(self.spec)}, got {given}")
         for modality, spec in self.spec.items():
@@ -349,7 +349,7 @@ class ActionRecognizer(LightningModule):
         self, logits: Logits, label: Tensor | Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         if isinstance(logits, dict):
-            if not isinstance(label, Mapping) or set(label) < set(logits):
+            if not isinstance(label, Mapping) or not set(logits) <= set(label):
                 given = sorted(label) if isinstance(label, Mapping) else "one label column"
                 raise ConfigError(f"this module has the heads {sorted(logits)}; the data gives {given}")
             return logits, label

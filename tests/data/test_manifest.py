@@ -54,6 +54,8 @@ def test_heads(tmp_path):
     given_names = {"verb": ("wash", "cut"), "noun": ("pan", "egg")}
     other = Manifest.from_csv(path, heads=("verb", "noun"), class_names=given_names)
     assert other[0].label == {"verb": 1, "noun": 1}
+    with pytest.raises(DataError, match=r"class_names must be a list per head \('verb', 'noun'\)"):
+        Manifest.from_csv(path, heads=("verb", "noun"), class_names={"verb": ("wash", "cut"), "other": ("egg",)})
 
 
 def test_stretches_of_one_file_have_their_own_ids(tmp_path):

@@ -91,6 +91,8 @@ def test_two_heads_and_their_joint_accuracy():
     assert logged["test_video_verb_loss"] + logged["test_video_noun_loss"] == pytest.approx(logged["test_loss"])
     with pytest.raises(ConfigError, match="heads \\['noun', 'verb'\\]; the data gives one label column"):
         trainer().fit(cnn_rnn(heads), loader())
+    with pytest.raises(ConfigError, match="heads \\['noun', 'verb'\\]; the data gives \\['other', 'verb'\\]"):
+        trainer().fit(cnn_rnn(heads), loader(heads={"verb": 3, "other": 2}))
 
 
 @pytest.mark.parametrize("name", ["action", "joint"])

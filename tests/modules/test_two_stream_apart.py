@@ -56,3 +56,9 @@ def test_what_is_predicted_is_the_fused_score(batch):
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ConfigError, match="'joint' or 'apart'"):
         TwoStreamModule(3, "tsn", SMALL, loss="both")
+
+
+def test_a_stream_that_is_missing_is_named(batch):
+    video = {"rgb": batch[0]["rgb"], "depth": batch[0]["flow"]}
+    with pytest.raises(ConfigError, match=r"clips for \['flow', 'rgb'\], got \['depth', 'rgb'\]"):
+        TwoStreamModule(3, "tsn", SMALL)(video)
