@@ -144,8 +144,6 @@ def _samples(args: argparse.Namespace, path: Path) -> None:
 
 
 def _gradcam(args: argparse.Namespace, path: Path) -> None:
-    from collections.abc import Mapping
-
     from lightning_har.data.folder import VideoFilesDataModule
     from lightning_har.modules.pretrained import load_model
     from lightning_har.predict import require_clips
@@ -162,11 +160,14 @@ def _gradcam(args: argparse.Namespace, path: Path) -> None:
         [args.what], class_names=module.class_names, spec=module.spec, eval_sampling=module.eval_sampling
     )
     sample: Any = data.dataset("predict")[0]
-    video = sample["video"]["rgb"] if isinstance(sample["video"], Mapping) else sample["video"]
+    video = sample["video"]
     video = video[:1] if video.ndim == 5 else video[None]
     names = module.class_names
     if isinstance(names, dict):
-        names = names[args.head or next(iter(names))]
+        head = args.head or next(iter(names))
+        if head not in names:
+            raise ConfigError(f"no head {head!r}; the model has {', '.join(names)}")
+        names = names[head]
     target = None
     if args.target is not None:
         if names is None or args.target not in names:

@@ -5,6 +5,8 @@ from PIL import Image
 
 from lightning_har.cli.main import main
 from lightning_har.cli.show import read_counts
+from lightning_har.data.fake import write_fake_video
+from lightning_har.modules.tsn import TSNModule
 
 CSV = """id,path,head,label,predicted,score,top5,error
 a,a.mp4,action,walk,walk,0.9,,
@@ -65,6 +67,19 @@ def test_wrong_arguments(
     shown = capsys.readouterr().err
     assert message.format(run=run) in shown
     assert len(shown.splitlines()) <= 3
+
+
+def test_the_heads_are_listed_where_there_is_no_such_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    module = TSNModule({"verb": 2, "noun": 3}, "test_resnet", pretrained=False, num_segments=2, input_size=32)
+    module.class_names = {"verb": ("cut", "wash"), "noun": ("egg", "pan", "tap")}
+    module.save_pretrained(tmp_path / "model")
+    write_fake_video(tmp_path / "clip.mp4", 0)
+    line = ["show", "gradcam", str(tmp_path / "clip.mp4"), "--model", str(tmp_path / "model")]
+    line += ["--out", str(tmp_path / "cam.png"), "--head"]
+    for rest in (["vreb"], ["vreb", "--class", "cut"]):
+        assert main([*line, *rest]) == 2
+        assert "no head 'vreb'; the model has verb, noun" in capsys.readouterr().err
+    assert main([*line, "noun", "--class", "pan"]) == 0
 
 
 def test_a_run_that_was_stopped_says_how_to_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
