@@ -1,4 +1,4 @@
-"""The record of a run: its types, the machine and checkout it names, means over seeds, a table."""
+"""The record of a run: its types, the machine and checkout it names, and a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -168,51 +168,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def combine(reports: Sequence[Report]) -> Report:
-    """One report of several seeds or folds: metrics are means, and ``runs`` holds each one's record.
-
-    Beside the name of each metric stands ``<name>_std``, the sample standard deviation over the runs.
-    Cost is the first run's, memory the greatest, latency the first run's, files the sum; the seed is
-    None.
-
-    Args:
-        reports: At least one, all of one recipe.
-    """
-    first = reports[0]
-    runs = [run for report in reports for run in report["runs"]]
-    metrics: dict[str, Any] = {}
-    for split, heads in first["metrics"].items():
-        for head, levels in heads.items():
-            for level, values in levels.items():
-                target = metrics.setdefault(split, {}).setdefault(head, {}).setdefault(level, {})
-                for name in values:
-                    target.update(_mean(name, [r["metrics"][split][head][level][name] for r in reports]))
-    memory: dict[str, int | None] = {}
-    for key in ("train_peak_bytes", "test_peak_bytes"):
-        memory[key] = max((cast(dict[str, int | None], r["memory"])[key] or 0 for r in reports), default=0) or None
-    return cast(
-        Report,
-        {
-            **first,
-            "seed": None,
-            "metrics": metrics,
-            "memory": memory,
-            "files": {
-                "scored": sum(r["files"]["scored"] for r in reports),
-                "skipped": sum(r["files"]["skipped"] for r in reports),
-            },
-            "runs": runs,
-        },
-    )
-
-
-def _mean(name: str, values: Sequence[float]) -> dict[str, float]:
-    mean = sum(values) / len(values)
-    if len(values) < 2:
-        return {name: mean}
-    return {name: mean, f"{name}_std": math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))}
 
 
 def results_table(reports: Mapping[str, Report]) -> Table:

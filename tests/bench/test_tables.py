@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 from lightning_har.bench.predictions import Predictions, write_classification_report, write_predictions
-from lightning_har.bench.report import combine, commit, results_table, write_report
+from lightning_har.bench.report import commit, results_table, write_report
 from lightning_har.types import Failure
 
 
@@ -63,17 +63,6 @@ def test_classification_report_leaves_what_has_no_denominator_empty(said: Predic
     assert (float(rows["x"]["precision"]), float(rows["x"]["recall"])) == (0.5, 1.0)
     assert float(rows["y"]["f1"]) == pytest.approx(2 / 3, abs=1e-6)
     assert (rows["z"]["precision"], rows["z"]["recall"], rows["z"]["f1"], rows["z"]["support"]) == ("", "", "", "0")
-
-
-def test_combine_takes_means_and_keeps_the_runs() -> None:
-    both = combine([report(0.5, 1), report(0.7, 2)])
-    values = both["metrics"]["test"]["action"]["video"]
-    assert values["top1"] == pytest.approx(0.6)
-    assert values["top1_std"] == pytest.approx(0.1 * math.sqrt(2))
-    assert [run["seed"] for run in both["runs"]] == [1, 2]
-    assert both["seed"] is None
-    assert both["memory"] == {"train_peak_bytes": 2 * 2**20, "test_peak_bytes": None}
-    assert both["files"] == {"scored": 6, "skipped": 2}
 
 
 def test_json_is_strict(tmp_path: Path) -> None:
