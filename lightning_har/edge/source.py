@@ -33,12 +33,12 @@ class LiveSource:
     """The newest frame of a camera or stream, reconnecting where it is lost.
 
     Args:
-        connect: Opens the source and yields its frames until it ends or fails.
+        connect: Opens the source and yields its frames until it ends, which is the end, or raises, where it is lost.
         name: For messages.
         say: Takes a message.
         backoff: Seconds before the first new attempt; doubles with each that fails, up to 30.
         stall: Seconds without a frame after which the source counts as lost.
-        retry: False: the end of the source is the end.
+        retry: False: a source that is lost is not opened again.
         seconds: End after this long, frames or not; None goes on.
 
     Attributes:
@@ -91,11 +91,11 @@ class LiveSource:
                 lasting = isinstance(failure, ConfigError) or not isinstance(failure, (OSError, HarError))
                 # A camera that was there may be plugged in again; one that never was is a wrong number.
                 lasting |= not seen and isinstance(failure, NoCameraError)
-                if failure is not None and (lasting or not self._retry):
-                    raise failure
-                if not self._retry:
+                if failure is None:
                     return
-                reason = str(failure or "ended").removeprefix(f"{self._name}: ")
+                if lasting or not self._retry:
+                    raise failure
+                reason = str(failure).removeprefix(f"{self._name}: ")
             elif time.perf_counter() - reader.heard >= self._stall:
                 reason = f"no frame for {self._stall:g} s"
                 if not self._retry:
@@ -223,7 +223,7 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
 
     Raises:
         NoCameraError: No camera has this number.
-        DecodeError: It cannot be opened, or breaks off.
+        DecodeError: It cannot be opened, or breaks off, as a camera or stream also does that ends.
         ConfigError: This PyAV does not know such a source.
     """
     import av
@@ -253,6 +253,9 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
                 if paced:
                     time.sleep(max(0.0, timeline.at(frame.time) - (time.perf_counter() - begin)))
                 yield frame
+            # What says how long it is, at an address too, has now been seen whole.
+            if timeout is not None and container.duration is None:
+                raise DecodeError(f"{shown}: ended")
     except av.error.ProtocolNotFoundError as error:
         raise ConfigError(f"{shown}: this PyAV knows no such protocol; give rtsp:// or http://") from error
     except (av.FFmpegError, OSError) as error:

@@ -46,12 +46,19 @@ def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, opt
     def fake(*args, **kwargs):
         opened.update(kwargs, args=args)
         kind = SimpleNamespace(name=str(kwargs["format"]))
-        stream.container = SimpleNamespace(format=kind, streams=SimpleNamespace(video=[stream]), decode=decode)
+        video = SimpleNamespace(video=[stream])
+        stream.container = SimpleNamespace(format=kind, streams=video, decode=decode, duration=None)
         return nullcontext(stream.container)
 
     monkeypatch.setattr(av, "open", fake)
     monkeypatch.setattr(sys, "platform", platform)
-    assert len(list(open_live(source, paced=False))) == 1
+    frames = open_live(source, paced=False)
+    next(frames)
+    if thread_type == "AUTO":
+        assert list(frames) == []
+    else:  # which does not say how long it is
+        with pytest.raises(DecodeError, match="ended"):
+            next(frames)
     timeout = None if thread_type == "AUTO" else (8.0, 8.0)
     assert opened == {"args": (name,), "format": format, "options": options, "timeout": timeout}
     assert stream.thread_type == thread_type
@@ -80,15 +87,19 @@ def test_a_file_may_wait_long_between_its_frames():
 
 def test_a_file_of_an_address_is_given_at_its_own_pace(made, video):
     """The network gives 30 frames at one blow; a camera's window would see the last alone."""
+    said: list[str] = []
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=video.parent)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         begin = time.perf_counter()
-        count = len(list(open_live(f"http://127.0.0.1:{server.server_port}/{video.name}", paced=False)))
+        address = f"http://127.0.0.1:{server.server_port}/{video.name}"
+        source = LiveSource(lambda: open_live(address, paced=False), address, said.append)
+        count = len(list(source)) + source.dropped
         took = time.perf_counter() - begin
         server.shutdown()
     assert count == 30
     assert took > 29 / 25
+    assert said == [], "it was seen whole, and is not lost"
 
 
 def test_a_cover_picture_is_no_video(tmp_path, make_video):
@@ -141,6 +152,7 @@ def test_a_lost_camera_is_connected_again_with_growing_pauses():
         if len(attempts) in (2, 3):
             raise OSError("no such device")
         yield len(attempts)
+        raise OSError("ended")
 
     source = LiveSource(connect, "camera", said.append, backoff=0.05)
     frames = iter(source)
@@ -234,6 +246,7 @@ def test_a_camera_that_was_there_is_waited_for():
         if len(attempts) == 2:
             raise NoCameraError("camera 0: there is no /dev/video0")
         yield len(attempts)
+        raise OSError("ended")
 
     source = LiveSource(connect, "camera", lambda text: None, backoff=0.01)
     frames = iter(source)
