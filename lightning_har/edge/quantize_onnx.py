@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,14 +72,15 @@ def quantize_onnx(source: Path, target: Path, inputs: Iterable[tuple[Tensor, ...
                 "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
             },
         )
-    _fold_input(target)
-    _pair_columns(target)
-    _trim(target)
+    quantized = onnx.load(target)
+    _fold_input(quantized)
+    _pair_columns(quantized)
+    _trim(quantized)
+    onnx.save(quantized, target)
 
 
 def _pool_in_one(model: Any) -> None:
     """Write a mean over all positions of a feature map as the pooling that the runtime has in int8, at one blow."""
-    import numpy as np
     import onnx
     from onnx import helper, numpy_helper
 
@@ -113,7 +115,6 @@ def _pool_in_one(model: Any) -> None:
 
 def _weight_steps(model: Any) -> dict[str, list[dict[str, Any]]]:
     """For each weight the steps of its channels, as onnxruntime's quantizer takes them."""
-    import numpy as np
     from onnx import helper, numpy_helper
 
     values = {i.name: i for i in model.graph.initializer}
@@ -153,24 +154,18 @@ def _left_alone(model: Any) -> list[str]:
     ]
 
 
-def _fold_input(path: Path) -> None:
+def _fold_input(model: Any) -> None:
     """Let a uint8 input be its own code where the normalisation is one scale and a whole zero point.
 
     ``u * scale + offset`` then is ``scale * (u - zero_point)``: what DequantizeLinear does, and a convolution takes it
     without a float in between.
     """
-    import numpy as np
-    import onnx
     from onnx import helper, numpy_helper
 
-    model = onnx.load(path)
     graph = model.graph
     values = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     by_output = {n.output[0]: n for n in graph.node}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for x in node.input:
-            readers.setdefault(x, []).append(node)
+    readers = _readers(graph)
     for quantize in [n for n in graph.node if n.op_type == "QuantizeLinear"]:
         chain = []
         node = by_output.get(quantize.input[0])
@@ -199,33 +194,44 @@ def _fold_input(path: Path) -> None:
         for gone in (*chain, quantize, dequantize):
             graph.node.remove(gone)
         graph.node.insert(0, replacement)
-        onnx.save(model, path)
         return
 
 
-def _pair_columns(path: Path) -> None:
-    """Let the first convolution read pixels four at a time and write two columns at once: the same integers, sooner.
+class _Stem(NamedTuple):
+    """A convolution of stride 2 over few channels, between codes.
 
-    A convolution of stride 2 over three channels is bound by gathering its patches. Rows of four pixels are twelve
-    channels that already lie side by side, and the two outputs that begin in them twice as many output channels.
+    Attributes:
+        conv: The node.
+        source: Which turns the codes that it reads into reals.
+        constants: Which do so with its weight and its bias.
+        quantize: Which turns what it writes into codes.
+        weight: (O, C, kh, kw), codes.
+        read: (B, C, H, W).
+        written: (B, O, H / 2, W / 2).
     """
-    import numpy as np
+
+    conv: Any
+    source: Any
+    constants: list[Any]
+    quantize: Any
+    weight: np.ndarray[Any, Any]
+    read: list[int]
+    written: list[int]
+
+
+def _find_stem(model: Any) -> _Stem | None:
+    """The convolution whose columns can be paired, if there is one."""
     import onnx
     from onnx import helper, numpy_helper
 
-    model = onnx.load(path)
     graph = model.graph
     makers = {n.output[0]: n for n in graph.node}
     values = {i.name: i for i in graph.initializer}
-    readers: dict[str, list[Any]] = {}
-    for node in graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(graph)
     shapes = {
         v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
         for v in (*graph.input, *onnx.shape_inference.infer_shapes(model).graph.value_info)
     }
-
     for conv in (n for n in graph.node if n.op_type == "Conv" and len(n.input) == 3):
         parts: list[Any] = [makers.get(name) for name in conv.input]
         source, *constants = parts
@@ -234,82 +240,118 @@ def _pair_columns(path: Path) -> None:
             continue
         if after[0].op_type != "QuantizeLinear" or any(c.input[0] not in values for c in constants):
             continue
+        if any(len(readers[name]) != 1 for c in constants for name in (*c.input, c.output[0])):
+            continue
         options = {a.name: helper.get_attribute_value(a) for a in conv.attribute}
         weight = numpy_helper.to_array(values[constants[0].input[0]])
-        shape, wanted = shapes.get(source.input[0], []), shapes.get(conv.output[0], [])
-        if weight.ndim != 4 or weight.shape[1] > 4 or len(shape) != 4 or len(wanted) != 4:
+        read, written = shapes.get(source.input[0], []), shapes.get(conv.output[0], [])
+        if weight.ndim != 4 or weight.shape[1] > 4 or len(read) != 4 or len(written) != 4:
             continue
         plain = list(options.get("dilations", [1, 1])) == [1, 1] and options.get("group", 1) == 1
         if not plain or options.get("auto_pad", b"NOTSET") != b"NOTSET" or list(options["strides"]) != [2, 2]:
             continue
-        if not shape[2] or not shape[3] or shape[3] % 4 or 2 * wanted[3] != shape[3]:
-            continue
-        outputs, channels, height, width = weight.shape
-        top, left, bottom, _ = options.get("pads", [0, 0, 0, 0])
-        # Column c of the second output's filter lies 2 pixels on; in groups of four from the left.
-        first = -left // 4
-        groups = (2 + width - 1 - left) // 4 - first + 1
-        wide = np.zeros((2, outputs, height, groups, 4, channels), weight.dtype)
-        for second in range(2):
-            for column in range(width):
-                at = 2 * second + column - left - 4 * first
-                wide[second, :, :, at // 4, at % 4] = weight[..., column].transpose(0, 2, 1)
-        # (two outputs, O, kh, groups, pixel, C) to (2 O, 4 C, kh, groups)
-        wide = wide.transpose(0, 1, 4, 5, 2, 3).reshape(2 * outputs, 4 * channels, height, groups)
-        if any(len(readers[name]) != 1 for c in constants for name in (*c.input, c.output[0])):
-            continue
-        for constant in constants:
-            for i, name in enumerate(constant.input):
-                old = numpy_helper.to_array(values[name])
-                new = wide if i == 0 and constant is constants[0] else np.concatenate((old, old)) if old.ndim else old
-                values[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(new), name))
-        for attribute in conv.attribute:
-            if attribute.name in ("pads", "strides", "kernel_shape"):
-                attribute.ClearField("ints")
-        for name, ints in (
-            ("pads", [top, -first, bottom, groups - 1 + first]),
-            ("strides", [2, 1]),
-            ("kernel_shape", [height, groups]),
-        ):
-            kept = [a for a in conv.attribute if a.name != name]
-            del conv.attribute[:]
-            conv.attribute.extend([*kept, helper.make_attribute(name, ints)])
+        if read[2] and read[3] and read[3] % 4 == 0 and 2 * written[3] == read[3]:
+            return _Stem(conv, source, constants, after[0], weight, read, written)
+    return None
 
-        def regrouped(name: str, target: str, sizes: list[int], tag: str) -> list[Any]:
-            shape_name = f"{tag}_shape"
-            graph.initializer.append(numpy_helper.from_array(np.array([0, *sizes], np.int64), shape_name))
-            return [
-                helper.make_node("Transpose", [name], [f"{tag}_rows"], perm=[0, 2, 3, 1]),
-                helper.make_node("Reshape", [f"{tag}_rows", shape_name], [f"{tag}_regrouped"]),
-                helper.make_node("Transpose", [f"{tag}_regrouped"], [target], perm=[0, 3, 1, 2]),
-            ]
 
-        before = regrouped(source.input[0], "stem_in", [shape[2], shape[3] // 4, 4 * channels], "stem_in_by_four")
-        final = after[0].output[0]
-        behind = regrouped("stem_out", final, [wanted[2], wanted[3], outputs], "stem_out_by_two")
-        after[0].output[0] = "stem_out"
-        feed = helper.make_node("DequantizeLinear", ["stem_in", *source.input[1:]], ["stem_in_real"])
-        conv.input[0] = "stem_in_real"
-        nodes = list(graph.node)
-        place = nodes.index(conv)
-        nodes[place:place] = [*before, feed]
-        place = nodes.index(after[0]) + 1
-        nodes[place:place] = behind
-        del graph.node[:]
-        graph.node.extend(n for n in nodes if n is not source or len(readers[source.output[0]]) > 1)
-        del graph.value_info[:]
-        onnx.save(model, path)
+def _readers(graph: Any) -> dict[str, list[Any]]:
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    return readers
+
+
+def _pair_columns(model: Any) -> None:
+    """Let the first convolution read pixels four at a time and write two columns at once: the same integers, sooner.
+
+    A convolution of stride 2 over three channels is bound by gathering its patches. Rows of four pixels are twelve
+    channels that already lie side by side, and the two outputs that begin in them twice as many output channels.
+    """
+    from onnx import helper, numpy_helper
+
+    stem = _find_stem(model)
+    if stem is None:
         return
+    graph, conv, source = model.graph, stem.conv, stem.source
+    top, left, bottom, _ = next((list(a.ints) for a in conv.attribute if a.name == "pads"), [0, 0, 0, 0])
+    wide, first = _two_columns(stem.weight, left)
+    outputs, channels = stem.weight.shape[:2]
+    height, groups = wide.shape[2:]
+    values = {i.name: i for i in graph.initializer}
+    for constant in stem.constants:
+        for i, name in enumerate(constant.input):
+            old = numpy_helper.to_array(values[name])
+            new = wide if i == 0 and constant is stem.constants[0] else np.concatenate((old, old)) if old.ndim else old
+            values[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(new), name))
+    sizes = {
+        "pads": [top, -first, bottom, groups - 1 + first],
+        "strides": [2, 1],
+        "kernel_shape": [height, groups],
+    }
+    kept = [a for a in conv.attribute if a.name not in sizes]
+    del conv.attribute[:]
+    conv.attribute.extend([*kept, *(helper.make_attribute(name, ints) for name, ints in sizes.items())])
+
+    def regrouped(name: str, target: str, sizes: list[int], tag: str) -> list[Any]:
+        shape_name = f"{tag}_shape"
+        graph.initializer.append(numpy_helper.from_array(np.array([0, *sizes], np.int64), shape_name))
+        return [
+            helper.make_node("Transpose", [name], [f"{tag}_rows"], perm=[0, 2, 3, 1]),
+            helper.make_node("Reshape", [f"{tag}_rows", shape_name], [f"{tag}_regrouped"]),
+            helper.make_node("Transpose", [f"{tag}_regrouped"], [target], perm=[0, 3, 1, 2]),
+        ]
+
+    alone = len(_readers(graph)[source.output[0]]) == 1
+    before = regrouped(source.input[0], "stem_in", [stem.read[2], stem.read[3] // 4, 4 * channels], "stem_in_by_four")
+    behind = regrouped("stem_out", stem.quantize.output[0], [*stem.written[2:], outputs], "stem_out_by_two")
+    stem.quantize.output[0] = "stem_out"
+    feed = helper.make_node("DequantizeLinear", ["stem_in", *source.input[1:]], ["stem_in_real"])
+    conv.input[0] = "stem_in_real"
+    nodes = []
+    for node in graph.node:
+        if node == conv:
+            nodes += [*before, feed]
+        if node != source or not alone:
+            nodes.append(node)
+        if node == stem.quantize:
+            nodes += behind
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]
 
 
-def _trim(path: Path) -> None:
+def _two_columns(weight: np.ndarray[Any, Any], left: int) -> tuple[np.ndarray[Any, Any], int]:
+    """A filter (O, C, kh, kw) of stride 2 as one of stride 1 over groups of four columns, (2 O, 4 C, kh, groups).
+
+    Args:
+        weight: The filter.
+        left: Columns that are padded before the first.
+
+    Returns:
+        The wide filter, and where its first group lies, counted from the first column's.
+    """
+    outputs, channels, height, width = weight.shape
+    # Column c of the second output's filter lies 2 pixels on; in groups of four from the left.
+    first = -left // 4
+    groups = (2 + width - 1 - left) // 4 - first + 1
+    wide = np.zeros((2, outputs, height, groups, 4, channels), weight.dtype)
+    for second in range(2):
+        for column in range(width):
+            at = 2 * second + column - left - 4 * first
+            wide[second, :, :, at // 4, at % 4] = weight[..., column].transpose(0, 2, 1)
+    # (two outputs, O, kh, groups, pixel, C) to (2 O, 4 C, kh, groups)
+    return wide.transpose(0, 1, 4, 5, 2, 3).reshape(2 * outputs, 4 * channels, height, groups), first
+
+
+def _trim(model: Any) -> None:
     """Leave out the zero points of biases, which are as large as the biases, and the shapes of all that is in between.
 
     A bias's zero point is always 0, which is what an absent one means; the runtime infers shapes.
     """
     import onnx
 
-    model = onnx.load(path)
     biases = {i.name for i in model.graph.initializer if i.data_type == onnx.TensorProto.INT32}
     zeros = set()
     for node in model.graph.node:
@@ -320,4 +362,3 @@ def _trim(path: Path) -> None:
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     del model.graph.value_info[:]
-    onnx.save(model, path)

@@ -11,7 +11,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from lightning_har.edge.graphs import Normalize
+from lightning_har.edge.graphs import Normalize, head_names
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.nets.cnn_rnn import CNNRNN
@@ -54,13 +54,8 @@ class StreamingRecognizer(nn.Module):
         self.step = _TSNStep(net, spec) if isinstance(net, TSN) else _CNNRNNStep(net)
         self.normalize = Normalize(spec, rank=4).to(next(net.parameters()).device)
         self.eval()
-        self.heads = self._heads(module)
+        self.heads = head_names(module)
         self._state: State | None = None
-
-    @torch.no_grad()
-    def _heads(self, module: ActionRecognizer) -> tuple[str, ...]:
-        num_classes = module.num_classes
-        return ("logits",) if isinstance(num_classes, int) else tuple(num_classes)
 
     def initial_state(self, batch_size: int = 1) -> State:
         """The state before the first frame, one tensor or more with the batch first (a frame count has none).
