@@ -18,6 +18,7 @@ WITHOUT = {
     "show": "draws a picture",
     "demo": "a page",
     "init": "writes files",
+    "join": "writes a model",
     "completion": "a script",
     "data download": "fetches files, and says what comes next",
     "data prepare": "writes files",
