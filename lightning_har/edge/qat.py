@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_har._lightning import Callback
 from lightning_har.edge.rounding import LAYERS
 from lightning_har.errors import ConfigError
+from lightning_har.modules.aids import distillation
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.types import Batch, Logits, Video
 
@@ -35,6 +35,9 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
     Validation during training scores the rounded network. When training ends, and in every checkpoint, the weights are
     the rounded ones: a float network whose weights lie on int8's grid, where ``edge.export(..., int8=True)`` finds
     them. (What they were before rounding is in the checkpoint too, for resuming.)
+
+    Batch norms that have seen data keep their statistics, as they will be deployed: a batch's own would be noise in
+    what is to be learnt now (Krishnamoorthi 2018, section 3.2). Those of a network that begins here learn theirs.
 
     In several processes each follows the ranges of its own share of the data.
 
@@ -57,6 +60,7 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         self._teacher: nn.Module | None = None
         self._teacher_state: dict[str, Tensor] | None = None
         self._unrounded: dict[str, Tensor] = {}
+        self._still: list[str] | None = None
         self._term: Tensor | None = None
         self._wrapped: ActionRecognizer | None = None
 
@@ -92,17 +96,18 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         self._end()
 
     def state_dict(self) -> dict[str, Any]:
-        """For resuming: the ranges so far, the weights before rounding, and the teacher's."""
+        """For resuming: the ranges so far, the weights before rounding, the still batch norms, and the teacher."""
         ranges = {name: rounding.range for name, rounding in self._layers.items() if rounding.range is not None}
         unrounded = {name: rounding.layer.weight.detach() for name, rounding in self._layers.items()}
         teacher = None if self._teacher is None else self._teacher.state_dict()
-        return {"ranges": ranges or self._ranges, "unrounded": unrounded, "teacher": teacher}
+        return {"ranges": ranges or self._ranges, "unrounded": unrounded, "still": self._still, "teacher": teacher}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self._ranges = {name: (low, high) for name, (low, high) in state_dict["ranges"].items()}
         self._teacher_state = state_dict["teacher"]
         self._unrounded = state_dict.get("unrounded", {})
+        self._still = state_dict.get("still")
 
     def _begin(self, module: ActionRecognizer) -> None:
         if self.distill:
@@ -119,6 +124,13 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
                 self._handles.append(layer.register_forward_pre_hook(rounding.before))
                 self._handles.append(layer.register_forward_hook(rounding.after, always_call=True))
         self._unrounded = {}
+        norms = {n: m for n, m in module.net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+        if self._still is None:
+            self._still = [name for name, norm in norms.items() if norm.num_batches_tracked]
+        for name in self._still:
+            mode = _Still()
+            self._handles.append(norms[name].register_forward_pre_hook(mode.before))
+            self._handles.append(norms[name].register_forward_hook(mode.after, always_call=True))
         if not self._layers:
             raise ConfigError("this network has neither convolutions nor linear layers to quantize")
         names = list(self._layers)
@@ -152,9 +164,7 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
             outputs = outputs_of(video)
             with torch.no_grad():
                 target: Any = teacher(video)
-            student = outputs[0][0]  # by head as the teacher's, or neither is
-            pairs = [(student[k], target[k]) for k in student] if isinstance(student, dict) else [(student, target)]
-            self._term = torch.stack([_divergence(s, t) for s, t in pairs]).sum()
+            self._term = distillation(outputs[0][0], target, TEMPERATURE)
             return outputs
 
         def training_step(batch: Batch, batch_idx: int) -> dict[str, Any] | None:
@@ -167,17 +177,19 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         self._wrapped = module
 
 
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL to the softened teacher, scaled by T² so that its gradient does not shrink with T."""
-    return (
-        F.kl_div(
-            (student / TEMPERATURE).log_softmax(-1),
-            (teacher / TEMPERATURE).log_softmax(-1),
-            reduction="batchmean",
-            log_target=True,
-        )
-        * TEMPERATURE**2
-    )
+class _Still:
+    """The hooks of a batch norm that is in eval mode during the forward pass only."""
+
+    def __init__(self) -> None:
+        self._mode = False
+
+    def before(self, layer: nn.Module, inputs: Any) -> None:
+        """Take the mode away."""
+        self._mode, layer.training = layer.training, False
+
+    def after(self, layer: nn.Module, inputs: Any, output: Any) -> None:
+        """Give it back."""
+        layer.training = self._mode
 
 
 class _Rounding:

@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_har.edge import qat as qat_file
 from lightning_har.edge.export import export
-from lightning_har.edge.qat import QuantizationAwareTraining, _divergence, _round_weight
+from lightning_har.edge.qat import QuantizationAwareTraining, _round_weight
 from lightning_har.errors import ConfigError
 from lightning_har.spec import InputSpec
 
@@ -106,7 +106,7 @@ def test_the_distillation_term_counts_once_and_whole(build, monkeypatch):
     """Though the labels' loss is computed of several outputs, or with shares."""
     losses = []
     for term in (0.0, 100.0):
-        monkeypatch.setattr(qat_file, "_divergence", lambda s, t, term=term: s.sum() * 0 + term)
+        monkeypatch.setattr(qat_file, "distillation", lambda s, t, temperature, term=term: s.sum() * 0 + term)
         torch.manual_seed(1)
         module = build().train()
         batch = clips(4)
@@ -124,12 +124,40 @@ def test_the_distillation_term_counts_once_and_whole(build, monkeypatch):
     assert losses[1] - losses[0] == pytest.approx(100, abs=1e-2)
 
 
-def test_the_divergence_is_to_the_softened_teacher():
-    student, teacher = torch.randn(4, 5), torch.randn(4, 5)
-    assert float(_divergence(teacher, teacher)) == pytest.approx(0, abs=1e-6)
-    p = (teacher / 2).softmax(1)
-    expected = (p * (p.log() - (student / 2).log_softmax(1))).sum(1).mean() * 4
-    assert float(_divergence(student, teacher)) == pytest.approx(float(expected), rel=1e-4)
+def statistics(module):
+    return {n: b.clone() for n, b in module.named_buffers() if n.endswith(("running_mean", "running_var"))}
+
+
+def test_batch_norms_that_have_seen_data_stay_as_they_will_be_deployed():
+    module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
+    before = statistics(module)
+    norm = next(m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    weights = {n: p.detach().clone() for n, p in module.named_parameters() if "bn" in n}
+    fit(module, QuantizationAwareTraining(start_epoch=1))
+    ordinary = statistics(module)
+    assert all(not torch.equal(ordinary[n], before[n]) for n in before), "the epoch before rounding is ordinary"
+    fit(module, QuantizationAwareTraining(), epochs=1)
+    after = statistics(module)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[n], ordinary[n]) for n in after)
+    assert any(not torch.equal(p, weights[n]) for n, p in module.named_parameters() if n in weights)
+    assert norm.training == module.training
+
+
+def test_batch_norms_of_a_network_that_begins_with_rounding_learn(tmp_path):
+    module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
+    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+    trainer = fit(module, QuantizationAwareTraining(), enable_checkpointing=True, default_root_dir=tmp_path, epochs=1)
+    first = statistics(module)
+    assert all(int(norm.num_batches_tracked) == 2 for norm in norms)
+    # Resumed, they have seen data; and go on.
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    again = pl.Trainer(max_epochs=2, callbacks=[QuantizationAwareTraining()], enable_checkpointing=False, **quiet)
+    batches = torch.utils.data.DataLoader([clips(4)], batch_size=None)
+    again.fit(module, batches, batches, ckpt_path=trainer.checkpoint_callback.best_model_path)
+    assert all(not torch.equal(first[n], x) for n, x in statistics(module).items())
 
 
 def test_resuming_keeps_the_ranges(tmp_path):
