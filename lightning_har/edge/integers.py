@@ -61,9 +61,9 @@ class _Convolution(nn.Module):
         source, filters, out = layer.zero_points.tolist()
         self.one, self.scale = _scale(1), _scale(layer.multiplier_bits.view(torch.float32))
         self.zero_source, self.zero_out = _zero(source), _zero(out)
-        # Weights with a sign are what processors multiply codes by; both are moved by 128, and so are the same.
-        self.weight = nn.Buffer((layer.weight.short() - 128).to(torch.int8))
-        self.zero_weight = nn.Buffer(torch.tensor(filters - 128, dtype=torch.int8))
+        # Weights moved by 128, to have a sign, would be quicker where a processor has VNNI; on others of its family the
+        # sums of such products are cut off at 16 bits.
+        self.weight, self.zero_weight = nn.Buffer(layer.weight.clone()), _zero(filters)
         self.bias = nn.Buffer(layer.bias.clone())
 
     def forward(self, x: Tensor) -> Tensor:
