@@ -248,13 +248,16 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
                 raise DecodeError(f"{shown}: {silent}")
             timeline = Timeline(stream.average_rate, longest=STALL_SECONDS)
             paced = paced or container.format.name in _IN_BURSTS
+            seen = 0.0
             for frame in frames_of(stream, live=timeout is not None):
                 heard = time.perf_counter()
+                seen = timeline.at(frame.time)
                 if paced:
-                    time.sleep(max(0.0, timeline.at(frame.time) - (time.perf_counter() - begin)))
+                    time.sleep(max(0.0, seen - (time.perf_counter() - begin)))
                 yield frame
-            # What says how long it is, at an address too, has now been seen whole.
-            if timeout is not None and container.duration is None:
+            # What says how long it is, at an address too, has now been seen whole. Some streams say 0, or are taken by
+            # FFmpeg to be as long as what it had of them at first.
+            if timeout is not None and seen >= (container.duration or 0) / 1e6:
                 raise DecodeError(f"{shown}: ended")
     except av.error.ProtocolNotFoundError as error:
         raise ConfigError(f"{shown}: this PyAV knows no such protocol; give rtsp:// or http://") from error

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from types import SimpleNamespace
 
 import av
@@ -62,6 +63,28 @@ def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, opt
     timeout = None if thread_type == "AUTO" else (8.0, 8.0)
     assert opened == {"args": (name,), "format": format, "options": options, "timeout": timeout}
     assert stream.thread_type == thread_type
+
+
+@pytest.mark.parametrize(
+    ("duration", "lost"),
+    [(None, True), (0, True), (400_000, True), (1_040_000, False), (3_000_000, False)],
+    ids=["none", "nought", "of what came first", "its own", "of a longer sound"],
+)
+def test_a_stream_that_ends_is_lost_and_a_video_is_over(monkeypatch, duration, lost):
+    """Live FLV says that it is 0 s long; of live MP4 FFmpeg takes what it has at first for all of it."""
+    codec = SimpleNamespace(name="h264")
+    stream = SimpleNamespace(thread_type=None, average_rate=25, codec_context=codec, disposition=0)
+    stream.container = SimpleNamespace(
+        format=SimpleNamespace(name="any"),
+        streams=SimpleNamespace(video=[stream]),
+        decode=lambda asked: (SimpleNamespace(time=i / 25) for i in range(26)),
+        duration=duration,
+    )
+    monkeypatch.setattr(av, "open", lambda *args, **options: nullcontext(stream.container))
+    frames = open_live("http://x", paced=False)
+    assert len(list(islice(frames, 26))) == 26
+    with pytest.raises(DecodeError, match="ended") if lost else nullcontext():
+        assert list(frames) == []
 
 
 @pytest.mark.parametrize(
