@@ -70,7 +70,7 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         return bool(self._layers)
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Refuse what it cannot train."""
+        """Refuse what it cannot train, and forget what was trained before; a checkpoint is read after this."""
         if stage == "fit" and not isinstance(pl_module, ActionRecognizer):
             raise ConfigError(f"QuantizationAwareTraining trains an ActionRecognizer, not {type(pl_module).__name__}")
         limit = trainer.max_epochs
@@ -78,6 +78,8 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
             raise ConfigError(
                 f"start_epoch is {self.start_epoch}, but training ends after {limit} epochs: nothing would be rounded"
             )
+        if stage == "fit":
+            self._still = None
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin, when the epoch has come."""
@@ -126,7 +128,7 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         self._unrounded = {}
         norms = {n: m for n, m in module.net.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
         if self._still is None:
-            self._still = [name for name, norm in norms.items() if norm.num_batches_tracked]
+            self._still = [name for name, norm in norms.items() if _has_seen_data(norm)]
         for name in self._still:
             mode = _Still()
             self._handles.append(norms[name].register_forward_pre_hook(mode.before))
@@ -175,6 +177,12 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         module.training_outputs = training_outputs  # type: ignore[method-assign]
         module.training_step = training_step  # type: ignore[method-assign]
         self._wrapped = module
+
+
+def _has_seen_data(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    """By its statistics: converted weights come without a count of batches."""
+    mean, var = norm.running_mean, norm.running_var
+    return mean is not None and var is not None and bool(mean.any() or (var != 1).any())
 
 
 class _Still:

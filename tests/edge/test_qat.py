@@ -132,8 +132,8 @@ def test_batch_norms_that_have_seen_data_stay_as_they_will_be_deployed():
     module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
     before = statistics(module)
     norm = next(m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    weights = {n: p.detach().clone() for n, p in module.named_parameters() if "bn" in n}
     fit(module, QuantizationAwareTraining(start_epoch=1))
+    weights = {n: p.detach().clone() for n, p in module.named_parameters() if "bn" in n}
     ordinary = statistics(module)
     assert all(not torch.equal(ordinary[n], before[n]) for n in before), "the epoch before rounding is ordinary"
     fit(module, QuantizationAwareTraining(), epochs=1)
@@ -142,6 +142,19 @@ def test_batch_norms_that_have_seen_data_stay_as_they_will_be_deployed():
     assert all(torch.equal(after[n], ordinary[n]) for n in after)
     assert any(not torch.equal(p, weights[n]) for n, p in module.named_parameters() if n in weights)
     assert norm.training == module.training
+
+
+def test_batch_norms_of_converted_weights_stay_though_they_have_counted_nothing():
+    module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
+    for norm in (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)):
+        norm.num_batches_tracked.zero_()
+    before = statistics(module)
+    qat = QuantizationAwareTraining()
+    fit(module, qat, epochs=1)
+    after = statistics(module)
+    assert all(torch.equal(after[n], before[n]) for n in after)
+    other = cnn_rnn("gru", freeze_backbone=False)  # with other batch norms
+    fit(other, qat, epochs=1)
 
 
 def test_batch_norms_of_a_network_that_begins_with_rounding_learn(tmp_path):
