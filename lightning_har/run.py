@@ -7,6 +7,7 @@ import inspect
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from lightning_har.callbacks import (
     StepSeed,
     StopOnNaN,
 )
+from lightning_har.data.features import FeatureDataModule
 from lightning_har.errors import ConfigError, HarError
 from lightning_har.evaluate import measure, predictions_by_head, protocol, split_scores, write_run
 from lightning_har.modules.base import ActionRecognizer
@@ -283,6 +285,8 @@ def _introduce(module: ActionRecognizer, datamodule: Any, args: Arguments) -> No
             setattr(datamodule, which, published)
     if isinstance(datamodule.eval_sampling, Sampling):
         module.eval_sampling = datamodule.eval_sampling
+        if isinstance(datamodule, FeatureDataModule) and datamodule.num_frames is not None:
+            module.eval_sampling = replace(module.eval_sampling, num_frames=datamodule.num_frames)
     names, counts = datamodule.class_names, module.num_classes
     if names is not None:
         found = {h: len(n) for h, n in names.items()} if isinstance(names, dict) else len(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tflite_writer import mobilenetv2
 from lightning_har.cli.main import main
 from lightning_har.data.fake import write_fake_folder
 from lightning_har.edge.runtime import read_clip
+from lightning_har.errors import ConfigError
 from lightning_har.modules.cnn_rnn import CNNRNNModule
 from lightning_har.modules.pretrained import load
 from lightning_har.modules.tsn import TSNModule
@@ -78,10 +80,41 @@ def test_weights_that_were_moved_are_given_by_hand(place, tmp_path, capsys):
     assert join(place, moved, tmp_path / "head", tmp_path / "joined") == 2
     assert "no weights at /nowhere.tflite" in capsys.readouterr().err
     assert join(place, moved, tmp_path / "head", tmp_path / "joined", "--weights", str(place / "random.tflite")) == 0
-    # What is not the network of then is seen by what it eats.
-    (moved / "extract.json").write_text(json.dumps({**settings, "spec": {**settings["spec"], "mean": [0.5] * 3}}))
-    assert join(place, moved, tmp_path / "head", tmp_path / "joined") == 2
+    (tmp_path / "other.tflite").write_bytes(mobilenetv2(size=64, seed=1))
+    assert join(place, moved, tmp_path / "head", tmp_path / "other", "--weights", str(tmp_path / "other.tflite")) == 2
+    assert "were not computed by what is now" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_trained_extractor_that_was_moved_or_trained_on(place, tmp_path, capsys, monkeypatch):
+    moved = tmp_path / "features"
+    moved.mkdir()
+    settings = json.loads((place / "of trained" / "extract.json").read_text())
+    (moved / "extract.json").write_text(json.dumps({**settings, "model": "/nowhere/trained"}))
+    head().save_pretrained(tmp_path / "head")
+    monkeypatch.chdir(tmp_path)  # extract.json does not depend on where it was called from
+    assert join(place, place / "of trained", tmp_path / "head", tmp_path / "here") == 0
+    assert join(place, moved, tmp_path / "head", tmp_path / "joined", "--weights", str(place / "trained")) == 0
+    torch.manual_seed(5)
+    other = CNNRNNModule(2, "mobilenetv2_050", "avg", pretrained=False, num_frames=FRAMES, input_size=32)
+    other.save_pretrained(tmp_path / "other")
+    capsys.readouterr()
+    assert join(place, moved, tmp_path / "head", tmp_path / "wrong", "--weights", str(tmp_path / "other")) == 2
     assert "extract again" in capsys.readouterr().err
+
+
+def test_it_takes_as_many_frames_as_the_head_was_trained_on(place):
+    extractor = load(place / "trained")
+    trained = head()
+    trained.eval_sampling = replace(trained.eval_sampling, num_frames=2)
+    joined = trained.with_backbone_of(extractor)
+    assert (joined.spec.num_frames, joined.eval_sampling.num_frames) == (2, 2)
+    clip = torch.randint(0, 256, (1, 3, 2, 32, 32), dtype=torch.uint8)
+    assert joined(clip).shape == (1, 2)
+    built_for_25 = head(temporal="convnet1d", num_frames=25)
+    extractor.spec = replace(extractor.spec, num_frames=16)
+    with pytest.raises(ConfigError, match="built for 25 frames, and its features are of 16"):
+        built_for_25.with_backbone_of(extractor)
 
 
 @pytest.mark.parametrize(
@@ -91,6 +124,9 @@ def test_weights_that_were_moved_are_given_by_hand(place, tmp_path, capsys):
         ("{", "is damaged"),
         ('{"spec": {}, "sampling": {}}', "CNNRNNModule.with_backbone_of"),
         ({"weights": "none"}, "random weights, which are gone; extract again"),
+        ({"spec": None}, "is damaged"),
+        ({"sampling": None}, "is damaged"),
+        ({"model": None}, "does not say which network"),
     ],
 )
 def test_features_of_an_unknown_network_are_refused(place, tmp_path, capsys, settings, message):

@@ -105,7 +105,7 @@ def main(args: argparse.Namespace) -> int:
         args.out,
         dtype=args.dtype,
         device=args.device,
-        settings={"model": args.model, "weights": args.weights},
+        settings=_told(args.model, args.weights),
         engine=args.engine,
     )
     if args.json:
@@ -117,6 +117,32 @@ def main(args: argparse.Namespace) -> int:
     for failure in done.failures:
         print(f"skipped {failure.path}: {failure.reason}", file=sys.stderr)
     return 1 if done.failures else 0
+
+
+def _told(model: str, weights: str | None) -> dict[str, Any]:
+    """Of the network, for ``extract.json``: from any folder, and so that another one under its name is noticed."""
+
+    def anywhere(name: str) -> str:
+        return str(Path(name).resolve()) if Path(name).exists() else name
+
+    return {
+        "model": anywhere(model),
+        "weights": weights and anywhere(weights),
+        "weights_sha256": weights_digest(model, weights),
+    }
+
+
+def weights_digest(model: str, weights: str | None) -> str | None:
+    """SHA-256 of the file that the weights come from; None for published ones, and for random ones.
+
+    Raises:
+        WeightsError: It cannot be read.
+    """
+    from lightning_har.modules.pretrained import weights_of
+    from lightning_har.weights.fetch import digests
+
+    file = weights_of(model) if is_trained(model) else Path(weights) if weights not in (None, "none") else None
+    return None if file is None else digests(file).sha256
 
 
 def _frame_features(net: CNNRNN, spec: InputSpec, video: Video) -> Tensor:

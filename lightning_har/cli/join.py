@@ -31,40 +31,49 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--model", required=True, help="trained on features: a run's folder, a checkpoint, a zoo name")
     parser.add_argument("--features", required=True, metavar="DIR", help="where `extract` wrote them")
-    parser.add_argument("--weights", metavar="FILE", help="the backbone's, where they lie elsewhere than for `extract`")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="the backbone's, or its run, where they lie elsewhere than for `extract`"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="where the model goes")
     parser.set_defaults(function=main)
 
 
 def main(args: argparse.Namespace) -> int:
     """Join and save."""
-    from lightning_har.cli.extract import load_extractor
+    from lightning_har.cli.extract import is_trained, load_extractor, weights_digest
     from lightning_har.modules.cnn_rnn import CNNRNNModule
     from lightning_har.modules.pretrained import load_model, save
-    from lightning_har.spec import InputSpec, Sampling
 
     settings = _settings(Path(args.features))
     head = load_model(args.model)
     if not isinstance(head, CNNRNNModule):
         raise ConfigError(f"{args.model} is a {type(head).__name__}; only a CNNRNNModule is trained on stored features")
-    spec = InputSpec.from_dict(settings["spec"])
-    weights = args.weights or settings["weights"]
+    model, weights, spec = settings["model"], settings["weights"], settings["spec"]
     if weights == "none":
         raise ConfigError(f"the features in {args.features} are of random weights, which are gone; extract again")
-    extractor = load_extractor(settings["model"], weights, frames=spec.num_frames, size=spec.size[0])
-    if extractor.spec != spec:
+    if args.weights and (is_trained(model) or "/" in model):
+        model = args.weights
+    elif args.weights:
+        weights = args.weights
+    extractor = load_extractor(model, weights, frames=spec.num_frames, size=spec.size[0])
+    if extractor.spec != spec or weights_digest(model, weights) != settings["weights_sha256"]:
         raise ConfigError(
-            f"{settings['model']} now eats {extractor.spec}, and the features in {args.features} were computed of "
-            f"{spec}: give the weights of then by --weights, or extract again"
+            f"the features in {args.features} were not computed by what is now {weights or model}: give the weights of "
+            "then by --weights, or extract again"
         )
-    extractor.eval_sampling = Sampling.from_dict(settings["sampling"])
+    extractor.eval_sampling = settings["sampling"]
     folder = save(head.with_backbone_of(extractor), args.out)
     print(f"{folder}: a model of clips, for `lightning-har predict clip.mp4 --model {folder}` and every other command")
     return 0
 
 
+_KEYS = {"model", "weights", "weights_sha256", "spec", "sampling"}
+
+
 def _settings(folder: Path) -> dict[str, Any]:
+    """What ``extract.json`` says, the spec and the sampling as such."""
     from lightning_har.data.features import SETTINGS
+    from lightning_har.spec import InputSpec, Sampling
 
     path = folder / SETTINGS
     try:
@@ -72,10 +81,14 @@ def _settings(folder: Path) -> dict[str, Any]:
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror}); give the folder that `extract` wrote") from error
     except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}") from error
-    if not isinstance(settings, dict) or not {"model", "weights", "spec", "sampling"} <= set(settings):
+        raise DataError(f"{path} is damaged: {error}; extract again") from error
+    if not isinstance(settings, dict) or not isinstance(settings.get("model"), str) or not set(settings) >= _KEYS:
         raise ConfigError(
-            f"{path} does not say which network computed the features; join them in Python: "
+            f"{path} does not say which network computed the features; extract again, or join them in Python: "
             "CNNRNNModule.with_backbone_of"
         )
-    return settings
+    try:
+        spec, sampling = InputSpec.from_dict(settings["spec"]), Sampling.from_dict(settings["sampling"])
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # a ConfigError is a ValueError
+        raise DataError(f"{path} is damaged: {error}; extract again") from error
+    return {**settings, "spec": spec, "sampling": sampling}

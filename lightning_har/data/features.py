@@ -191,7 +191,7 @@ class FeatureDataModule(ActionDataModule):
         try:
             return to_class_names(json.loads(path.read_text(encoding="utf-8")).get("class_names"))
         except (ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{path}: {error}; mend it, or delete it to have the names from the CSV") from error
+            raise DataError(f"{path} is damaged: {error}; extract again") from error
 
     def _read_scales(self) -> dict[str, tuple[float, float]]:
         if self._scales is None:

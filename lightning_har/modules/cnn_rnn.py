@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from typing_extensions import Unpack
@@ -111,14 +112,15 @@ class CNNRNNModule(ActionRecognizer):
         """This recogniser of features behind the network that computed them: a recogniser of clips.
 
         Args:
-            extractor: A module with a backbone, whose preprocessing, frames and evaluation sampling hold; its own head
-                is left off.
+            extractor: A module with a backbone, whose preprocessing and evaluation sampling hold; its own head is left
+                off. So do its frames, but where this one says in its own evaluation sampling how many it takes of them.
 
         Returns:
             A new module in eval mode with copies of both's weights, the backbone frozen.
 
         Raises:
-            ConfigError: This one has a backbone, the other has none, or gives features of another width.
+            ConfigError: This one has a backbone, the other has none, or gives features of another width; a part that
+                depends on the number of frames was built for another.
         """
         if self.net.backbone is not None:
             raise ConfigError("this module has a backbone and takes clips as it is; only one of features is joined")
@@ -130,12 +132,24 @@ class CNNRNNModule(ActionRecognizer):
                 f"{backbone.name} gives {backbone.num_features} features of a frame, this module was trained on "
                 f"{width}; give the network that computed those"
             )
-        frames = {name: extractor.hparams[name] for name in ("backbone", "cut_after", "input_size", "num_frames")}
+        assert isinstance(extractor.spec, InputSpec)
+        assert extractor.eval_sampling is not None
+        own = self.eval_sampling.num_frames if self.eval_sampling is not None else None
+        spec = replace(extractor.spec, num_frames=own or extractor.spec.num_frames)
+        frames = {name: extractor.hparams[name] for name in ("backbone", "cut_after", "input_size")}
+        frames["num_frames"] = spec.num_frames
         offline = {"feature_dim": None, "pretrained": False, "freeze_backbone": True}
         joined = type(self)(**{**self.hparams, "num_classes": self.num_classes, **frames, **offline})
         weights = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
-        joined.net.load_state_dict({**self.net.state_dict(), **weights})
-        joined.spec, joined.eval_sampling = extractor.spec, extractor.eval_sampling
+        try:
+            joined.net.load_state_dict({**self.net.state_dict(), **weights})
+        except RuntimeError as error:  # a part with layers by the number of frames
+            raise ConfigError(
+                f"this module was built for {self.hparams['num_frames']} frames, and its features are of "
+                f"{spec.num_frames}: build it with num_frames={spec.num_frames}, or extract other features"
+            ) from error
+        joined.spec = spec
+        joined.eval_sampling = replace(extractor.eval_sampling, num_frames=own or extractor.eval_sampling.num_frames)
         joined.class_names = self.class_names
         joined.eval()
         return joined

@@ -149,7 +149,7 @@ def test_clips_without_a_fold_are_refused_as_those_of_videos_are(tmp_path):
 def test_damaged_settings_are_named(text, tmp_path):
     FeatureDataModule.fake(tmp_path)
     (tmp_path / "extract.json").write_text(text)
-    with pytest.raises(DataError, match=r"extract\.json: .*mend it, or delete it"):
+    with pytest.raises(DataError, match=r"extract\.json is damaged: .*extract again"):
         FeatureDataModule(tmp_path / "manifest.csv").load_manifests()
 
 

@@ -122,7 +122,11 @@ def test_one_head_may_have_a_name(tmp_path: Path) -> None:
     (tmp_path / "extract.json").write_text(json.dumps({"class_names": {"verb": ["clap", "jump", "wave"]}}))
     module = partial(CNNRNNModule, backbone=None, feature_dim=16, temporal="avg", pretrained=False)
     data = partial(FeatureDataModule, manifest=str(manifest))
-    report = run(module, data, name="tiny", argv=["--epochs", "1", "--out", str(tmp_path / "run")])["tiny"]
+    argv = ["--epochs", "1", "--out", str(tmp_path / "run"), "--data.num_frames", "4"]
+    report = run(module, data, name="tiny", argv=argv)["tiny"]
+    trained = load_model(tmp_path / "run")
+    assert trained.eval_sampling is not None
+    assert trained.eval_sampling.num_frames == 4, "of how many stored frames it was trained on"
     logged = rows(tmp_path / "run" / "metrics.csv")[0]
     assert report["metrics"]["val"]["verb"]["video"]["top1"] == float(logged["val_verb_top1"])
     assert set(report["metrics"]["test"]) == {"verb"}
