@@ -162,8 +162,9 @@ def parse(
         defaults |= _smoke_defaults(module_class, data_class, smoke_folder) | dict(smoke or {})
         temporary = {k: v for k, v in defaults.items() if str(v).startswith(str(smoke_folder))}
     on_features = issubclass(data_class, FeatureDataModule) and "feature_dim" in _parameters(module_class)
-    if on_features and "data.manifest" in defaults:  # the fake one, of its own width, where --smoke is given
-        defaults |= {"module.backbone": None, "module.feature_dim": _width(Path(defaults["data.manifest"]))}
+    manifest = _value(argv, "--data.manifest") or defaults.get("data.manifest")  # a fake one by --smoke
+    if on_features and manifest and not {"-h", "--help"} & set(argv):
+        defaults |= {"module.backbone": None, "module.feature_dim": _width(Path(manifest))}
     for name in defaults:
         if not any(name == a.dest or name.startswith(f"{a.dest}.") for a in parser._actions if "." in a.dest):
             group = name.split(".")[0]

@@ -65,7 +65,7 @@ class RunProgress(Callback):  # type: ignore[misc]
             self._last = now
             waiting = f", waiting for data {self._clock.share:.0%}" if self._clock is not None else ""
             note = f"loss {float(outputs['loss']):.3f}{waiting}"
-            top1 = trainer.callback_metrics.get("val_top1")
+            top1 = trainer.callback_metrics.get(f"val_{pl_module.score_prefix}top1")
             self._bar.update(self._task, note=note if top1 is None else f"{note}, val_top1 {float(top1):.3f}")
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:

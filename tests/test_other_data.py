@@ -88,6 +88,10 @@ def test_the_width_is_that_of_the_features_in_use(tmp_path):
         faked = parse(module, data, {}, [*on, "--smoke"], recipe="r", smoke_folder=tmp_path / "smoke")
         assert faked.module["feature_dim"] == 16
         assert faked.module["backbone"] is None
+    FeatureDataModule.fake(tmp_path / "wide")
+    given = partial(FeatureDataModule, manifest=str(tmp_path / "wide" / "manifest.csv"))
+    other = ["--data.manifest", str(manifest), "--data.heads", "[verb]"]
+    assert parse(module, given, {}, other, recipe="r").module["feature_dim"] == 8
 
 
 def test_another_seed_is_another_order_of_the_same_clips(call, tmp_path, monkeypatch):

@@ -115,7 +115,7 @@ def _values(report: Report, folder: Path) -> dict[str, float | None]:
         for name, value in (levels.get("video") or {}).items():
             if name == "loss" or name.endswith("_loss"):
                 continue
-            values[name if head == "action" else f"{head}_{name}"] = value
+            values[name if head == "action" or len(heads) == 1 else f"{head}_{name}"] = value
     if len(heads) > 1:  # what recipes report of several heads is named in full
         values |= {f"action_{k}": values[k] for k in ("top1", "top3", "top5") if k in values}
     latency: Mapping[str, Any] = report["latency"] or {}
@@ -138,7 +138,10 @@ def _of_training(path: Path) -> dict[str, float | None]:
     for column, name in (("seconds", "epoch_s"), ("data_wait_share", "data_wait_share")):
         numbers = sorted(float(row[column]) for row in timed if row.get(column))
         values[name] = numbers[len(numbers) // 2] if numbers else None
-    last = rows[-1].get("train_top1") if rows else None
+    # Of the only head, which may have a name; of several, that all are right.
+    names = [name for name in (rows[-1] if rows else {}) if name.startswith("train_") and name.endswith("top1")]
+    named = "train_action_top1" if len(names) > 1 else next(iter(names), "")
+    last = rows[-1].get(named) if rows else None
     return values | ({"train_top1": float(last)} if last else {})
 
 

@@ -315,6 +315,13 @@ def test_scores_of_several_heads_are_named_by_their_heads(tmp_path):
     report["metrics"]["test"] = {"action": {"video": {"top1": 0.125}}}
     path.write_text(json.dumps(report))
     assert "action_top1" not in read_row(path, "m", "m")["values"]  # of one head, top-1 says it all
+    report["metrics"]["test"] = {"verb": {"video": {"top1": 0.25}}}
+    path.write_text(json.dumps(report))
+    (tmp_path / "metrics.csv").write_text("epoch,train_verb_top1\n0,0.625\n")
+    values = read_row(path, "m", "m")["values"]
+    assert (values["top1"], values["train_top1"]) == (0.25, 0.625)
+    (tmp_path / "metrics.csv").write_text("train_action_top1,train_noun_top1,train_verb_top1\n0.5,0.75,1.0\n")
+    assert read_row(path, "m", "m")["values"]["train_top1"] == 0.5
 
 
 def test_names_with_markup_stay_text(tmp_path):
