@@ -308,7 +308,7 @@ def _extras() -> Iterator[Check]:
         found = {name for module in modules for name in packages.get(module, [])}
         versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in sorted(found))
         if extra == "torchcodec" and not _torchcodec_decodes():
-            remedy = "install FFmpeg's libraries, by `apt install ffmpeg` for one; PyAV, the default, needs none"
-            yield Check(f"extra {extra}", "note", f"{versions} is there and opens no video", remedy)
+            remedy = "it wants FFmpeg's libraries (`apt install ffmpeg`) and the torch of its release; PyAV neither"
+            yield Check(f"extra {extra}", "note", f"{versions} is there and reads no video", remedy)
             continue
         yield Check(f"extra {extra}", "ok", f"{versions or 'installed'}: {purpose}")

@@ -8,8 +8,8 @@ from lightning_har.data.decode import Frames, Indices, Size, VideoPath, check_fi
 from lightning_har.errors import ConfigError, DecodeError
 
 _NEEDS = (
-    "decoder='torchcodec' needs torchcodec and FFmpeg's libraries: pip install 'lightning-har[torchcodec]', and "
-    "`apt install ffmpeg` or what your system has for it; or take decoder='pyav', which brings its own"
+    "decoder='torchcodec' needs FFmpeg's libraries (`apt install ffmpeg`, or what your system has for it) and a "
+    "torchcodec made for this torch: pip install 'lightning-har[torchcodec]'; or take decoder='pyav', with neither"
 )
 
 
