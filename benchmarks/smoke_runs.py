@@ -44,7 +44,7 @@ def smoke(recipe: Path, threads: int) -> dict[str, Any]:
             error = "" if any(Path(folder, "out").rglob("report.json")) else "no report"
     return {
         "recipe": recipe.stem,
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 2),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
         "target_s": TARGET_S,
         "error": error,
