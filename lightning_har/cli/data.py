@@ -303,7 +303,8 @@ def _stats(args: argparse.Namespace) -> int:
 
 def _split(args: argparse.Namespace) -> int:
     from lightning_har.data.folder import scan_folder
-    from lightning_har.data.manifest import Manifest, Record, split_by_group
+    from lightning_har.data.manifest import Manifest, Record
+    from lightning_har.data.splits import split_by_group
 
     path, out = Path(args.data), Path(args.out)
     manifest = Manifest.from_csv(path) if path.suffix.lower() == ".csv" else scan_folder(path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from lightning_har.cli._extractor import is_trained, load_extractor, weights_digest
 from lightning_har.errors import ConfigError, DataError
 
 EPILOG = """\
@@ -40,7 +40,6 @@ def add_parser(subparsers: Any) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Join and save."""
-    from lightning_har.cli.extract import is_trained, load_extractor, weights_digest
     from lightning_har.modules.cnn_rnn import CNNRNNModule
     from lightning_har.modules.pretrained import load_model, save
 
@@ -51,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
     model, weights, spec = settings["model"], settings["weights"], settings["spec"]
     if weights == "none":
         raise ConfigError(f"the features in {args.features} are of random weights, which are gone; extract again")
-    if args.weights and (is_trained(model) or "/" in model):
+    if args.weights and is_trained(model):
         model = args.weights
     elif args.weights:
         weights = args.weights
@@ -67,28 +66,20 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-_KEYS = {"model", "weights", "weights_sha256", "spec", "sampling"}
-
-
 def _settings(folder: Path) -> dict[str, Any]:
-    """What ``extract.json`` says, the spec and the sampling as such."""
-    from lightning_har.data.features import SETTINGS
+    """What ``extract`` noted of its network, the spec and the sampling as such."""
+    from lightning_har.data.features import read_settings
     from lightning_har.spec import InputSpec, Sampling
 
-    path = folder / SETTINGS
-    try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror}); give the folder that `extract` wrote") from error
-    except ValueError as error:
-        raise DataError(f"{path} is damaged: {error}; extract again") from error
-    if not isinstance(settings, dict) or not isinstance(settings.get("model"), str) or not set(settings) >= _KEYS:
+    settings = read_settings(folder)
+    wanted = {"model", "weights", "weights_sha256", "spec", "sampling"}
+    if not wanted <= set(settings) or not isinstance(settings["model"], str):
         raise ConfigError(
-            f"{path} does not say which network computed the features; extract again, or join them in Python: "
+            f"{folder} does not say which network computed the features; extract again, or join them in Python: "
             "CNNRNNModule.with_backbone_of"
         )
     try:
         spec, sampling = InputSpec.from_dict(settings["spec"]), Sampling.from_dict(settings["sampling"])
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # a ConfigError is a ValueError
-        raise DataError(f"{path} is damaged: {error}; extract again") from error
+        raise DataError(f"what {folder} says of its extraction is damaged: {error}; extract again") from error
     return {**settings, "spec": spec, "sampling": sampling}

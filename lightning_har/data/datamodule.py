@@ -16,8 +16,9 @@ from lightning_har.data.counts import count_frames
 from lightning_har.data.dataset import ActionDataset, ActionLoader, Collate, EpochSampler, OnError, Opener
 from lightning_har.data.decode import Decoder, FrameSource, open_video
 from lightning_har.data.frames import FrameFolder
-from lightning_har.data.manifest import Manifest, Record, check_manifests, split_by_group
+from lightning_har.data.manifest import Manifest, Record, check_manifests
 from lightning_har.data.official import Coverage
+from lightning_har.data.splits import split_by_group
 from lightning_har.errors import ConfigError, DataError
 from lightning_har.spec import InputSpec, Sampling
 from lightning_har.types import Batch, ClassNames, NumClasses

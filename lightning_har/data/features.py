@@ -23,8 +23,9 @@ from torch.utils.data import DataLoader
 
 from lightning_har.data.datamodule import ActionDataModule
 from lightning_har.data.dataset import ActionDataset, Collate
-from lightning_har.data.manifest import Manifest, Record, read_rows, split_by_fold, split_by_group
+from lightning_har.data.manifest import Manifest, Record, read_rows
 from lightning_har.data.sampling import plan
+from lightning_har.data.splits import split_by_fold, split_by_group
 from lightning_har.errors import ConfigError, DataError, DecodeError
 from lightning_har.spec import Sampling
 from lightning_har.types import ClassNames, to_class_names
@@ -189,8 +190,8 @@ class FeatureDataModule(ActionDataModule):
         if not path.is_file():
             return None
         try:
-            return to_class_names(json.loads(path.read_text(encoding="utf-8")).get("class_names"))
-        except (ValueError, TypeError, AttributeError) as error:
+            return to_class_names(read_settings(path.parent).get("class_names"))
+        except TypeError as error:
             raise DataError(f"{path} is damaged: {error}; extract again") from error
 
     def _read_scales(self) -> dict[str, tuple[float, float]]:
@@ -223,6 +224,24 @@ class FeatureDataModule(ActionDataModule):
         """Arguments for a tiny fake data set, written below folder."""
         cls.fake(folder / "features")
         return {"manifest": str(folder / "features" / MANIFEST), "fold": None, "batch_size": 4, "num_workers": 0}
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """How the features of a folder were extracted, as ``extract_features`` noted it.
+
+    Raises:
+        DataError: It is not noted there, or damaged.
+    """
+    path = folder / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(settings, dict):
+            raise ValueError(f"it is a {type(settings).__name__}, not a dict")
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error.strerror}); give the folder that `extract` wrote") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}; extract again") from error
+    return settings
 
 
 def open_features(path: Path) -> NDArray[Any]:

@@ -9,16 +9,8 @@ from typing import Any
 
 from lightning_har.data.datamodule import ActionDataModule
 from lightning_har.data.dataset import Opener
-from lightning_har.data.manifest import (
-    VIDEO_SUFFIXES,
-    Manifest,
-    Record,
-    raise_if,
-    sort_names,
-    split_by_fold,
-    split_by_group,
-    unique_ids,
-)
+from lightning_har.data.manifest import VIDEO_SUFFIXES, Manifest, Record, raise_if, sort_names, unique_ids
+from lightning_har.data.splits import split_by_fold, split_by_group
 from lightning_har.errors import ConfigError, DataError
 from lightning_har.types import ClassNames
 
@@ -47,7 +39,7 @@ class VideoFolderDataModule(ActionDataModule):
     """Clips from ``root/<class>/*``, from ``root/{train,val,test}/<class>/*``, or from a CSV.
 
     What is not split is split here: ``test_fraction`` for testing and ``val_fraction`` of the rest for validation,
-    by the CSV's groups and stratified by class (``manifest.split_by_group``). Class names come from the data.
+    by the CSV's groups and stratified by class (``splits.split_by_group``). Class names come from the data.
 
     Args:
         root: A folder, or a CSV with ``path,label`` and perhaps ``split``, ``group``, ``fold`` and more
