@@ -21,8 +21,12 @@ from lightning_har.nets.backbones.mobilenetv2_quant import QuantizedAdd, Quantiz
 def integer_operators(net: nn.Module) -> nn.Module:
     """A copy to be traced for ONNX, and for nothing else; the network itself where it holds no quantized MobileNetV2.
 
+    Args:
+        net: With a backbone that takes pixels (N, 3, H, W) and gives float32 features (N, 1280) or maps of codes
+            (N, 1280, H / 32, W / 32); so does the copy's.
+
     Raises:
-        ConfigError: This torch cannot write ONNX's operators by name.
+        ConfigError: This torch cannot write ONNX's operators by name; a layer ends its codes before 0 and 255.
     """
     if not any(isinstance(m, QuantizedMobileNetV2) for m in net.modules()):
         return net
@@ -58,6 +62,11 @@ class _Convolution(nn.Module):
     def __init__(self, layer: QuantizedConv2d) -> None:
         super().__init__()
         self.kernel, self.stride, self.groups, self.padding = layer.kernel, layer.stride, layer.groups, layer.padding
+        if layer.limits.tolist() != [0, 255]:
+            raise ConfigError(
+                f"a convolution of 'mobilenetv2_quant' gives codes of {layer.limits.tolist()} alone, which ONNX's has no "
+                "place for; take the same weights by backbone='mobilenetv2_100.tflite'"
+            )
         source, filters, out = layer.zero_points.tolist()
         self.one, self.scale = _scale(1), _scale(layer.multiplier_bits.view(torch.float32))
         self.zero_source, self.zero_out = _zero(source), _zero(out)

@@ -99,6 +99,13 @@ def test_a_torch_without_onnx_operators_is_named(weights, tmp_path, monkeypatch)
         export(recogniser(weights), tmp_path)
 
 
+def test_codes_that_end_early_are_refused(weights):
+    module = recogniser(weights)
+    module.net.backbone.net[0].limits[1] = 200
+    with pytest.raises(ConfigError, match=r"codes of \[0, 200\] alone"):
+        integer_operators(module.net)
+
+
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data/mobilenet_v2")
 def test_the_published_network_too(tmp_path):
