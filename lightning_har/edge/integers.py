@@ -64,8 +64,8 @@ class _Convolution(nn.Module):
         self.kernel, self.stride, self.groups, self.padding = layer.kernel, layer.stride, layer.groups, layer.padding
         if layer.limits.tolist() != [0, 255]:
             raise ConfigError(
-                f"a convolution of 'mobilenetv2_quant' gives codes of {layer.limits.tolist()} alone, which ONNX's has no "
-                "place for; take the same weights by backbone='mobilenetv2_100.tflite'"
+                f"a convolution of 'mobilenetv2_quant' gives codes of {layer.limits.tolist()} alone, which ONNX cannot "
+                "say; take the same weights by backbone='mobilenetv2_100.tflite'"
             )
         source, filters, out = layer.zero_points.tolist()
         self.one, self.scale = _scale(1), _scale(layer.multiplier_bits.view(torch.float32))
