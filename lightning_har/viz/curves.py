@@ -51,7 +51,9 @@ def save_curves(metrics_csv: str | Path, path: str | Path) -> None:
             if is_validation:
                 best = (max if label == "top-1" else min)(points, key=lambda point: point[1])
                 axes.plot(*best, marker="*", markersize=11, color=line.get_color())
-                axes.annotate(f"{best[1]:.3f}", best, textcoords="offset points", xytext=(5, 6), fontsize=8)
+                # Towards the middle: beside the star of the first or the last epoch it would cross the frame.
+                side = "left" if 2 * best[0] < points[0][0] + points[-1][0] else "right"
+                axes.annotate(f"{best[1]:.3f}", best, textcoords="offset points", xytext=(0, 9), fontsize=8, ha=side)
         axes.set_xlabel("epoch")
         axes.set_ylabel(label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
