@@ -2,17 +2,17 @@
 
 "scfd": the Surveillance Camera Fight Dataset over its fixed folds, a GRU on the features of a frozen MobileNetV2, with
 several seeds, settings as in scfd_heads.py, trained on all of the other four folds. "synthetic": rendered actions, a
-MobileNetV2-GRU trained as a whole, as in recipes/quickstart.py, or where its table names a checkpoint, that one, whose
-epoch its own run chose on the validation part. Training ends after a fixed number of epochs, and the last one is
-scored on the test part. Calibration takes training clips. Each int8 model is what ``edge.export`` writes, run in ONNX
-Runtime. "int8 trained" goes on from the float network: the head alone, on the features of the int8 backbone ("scfd"),
-or the whole network ("synthetic"), with ``QuantizationAwareTraining``; there twice, at a tenth of the learning rate,
-and with distillation at a hundredth, of which the one whose int8 model has the smaller loss on the validation part is
-scored. On scfd nothing is chosen. "float longer" trains as many epochs more without rounding, at the same learning
-rate, so that what rounding did is not mistaken for what training on did. "right by training alone" counts the test
-clips that only "int8 trained" names right, "wrong by training alone" those that only "int8" does. --prune takes a
-share of the hidden channels of the backbone out before the head is trained, and tells what is left of its
-multiply-adds.
+MobileNetV2-GRU trained as a whole on the clips of recipes/synthetic.py, or where its table names a checkpoint, that
+one, whose epoch its own run chose on the validation part; it is scored on 4,800 clips of the test part's actors that
+the recipe's own test has not. Training ends after a fixed number of epochs, and the last one is scored on the test
+part. Calibration takes training clips. Each int8 model is what ``edge.export`` writes, run in ONNX Runtime. "int8
+trained" goes on from the float network: the head alone, on the features of the int8 backbone ("scfd"), or the whole
+network ("synthetic"), with ``QuantizationAwareTraining``; there twice, at a tenth of the learning rate, and with
+distillation at a hundredth, of which the one whose int8 model has the smaller loss on the validation part is scored. On
+scfd nothing is chosen. "float longer" trains as many epochs more without rounding, at the same learning rate, so that
+what rounding did is not mistaken for what training on did. "right by training alone" counts the test clips that only
+"int8 trained" names right, "wrong by training alone" those that only "int8" does. --prune takes a share of the hidden
+channels of the backbone out before the head is trained, and tells what is left of its multiply-adds.
 
     python benchmarks/edge_accuracy.py scfd FOLDS.csv WEIGHTS.tflite [--prune 0.25]
     python benchmarks/edge_accuracy.py synthetic [--checkpoint best.ckpt]
@@ -220,16 +220,22 @@ def synthetic(args: argparse.Namespace) -> list[dict[str, Any]]:
     from lightning_har.data.synthetic import SyntheticActionsDataModule
     from lightning_har.modules import load_checkpoint
 
-    small = {"train_clips": 2, "val_clips": 1, "test_clips": 1}
-    if not args.smoke:
-        small = {"train_clips": 80, "val_clips": 40, "test_clips": 100}
+    clips = (2, 1, 1) if args.smoke else (150, 40, 400)  # of each class, to train, to choose and to test on
     full = Sampling("uniform", crop="full")
     found = []
     for seed in args.seeds:
         pl.seed_everything(seed, verbose=False)
-        data = SyntheticActionsDataModule(
-            **small, size=96, batch_size=BATCH, train_sampling=full, eval_sampling=full, num_workers=0, seed=seed
+        make = partial(
+            SyntheticActionsDataModule,
+            size=96,
+            batch_size=BATCH,
+            train_sampling=full,
+            eval_sampling=full,
+            num_workers=0,
+            seed=seed,
         )
+        data = make(train_clips=clips[0], val_clips=clips[1], test_clips=0)
+        unseen = make(train_clips=0, val_clips=0, test_clips=clips[2], data_seed=1)
         module: Any
         if args.checkpoint:
             module = load_checkpoint(args.checkpoint)
@@ -250,10 +256,10 @@ def synthetic(args: argparse.Namespace) -> list[dict[str, Any]]:
                 schedule="cosine",
                 warmup_epochs=min(2, args.epochs / 4),
             )
-        data.spec = module.spec
-        data.prepare_data()
-        data.setup("fit")
-        data.setup("test")
+        for part, stage in ((data, "fit"), (unseen, "test")):
+            part.spec = module.spec
+            part.prepare_data()
+            part.setup(stage)
         if not args.checkpoint:
             fit(module, data.train_dataloader(), args.epochs, SYNTHETIC_LR)
         module.class_names = data.class_names
@@ -263,7 +269,7 @@ def synthetic(args: argparse.Namespace) -> list[dict[str, Any]]:
                 for batch in loader
                 for video, label in zip(batch["video"], batch["label"], strict=True)
             ]
-            for loader in (data.test_dataloader(), data.val_dataloader())
+            for loader in (unseen.test_dataloader(), data.val_dataloader())
         )
         calibration = []
         for batch in data.train_dataloader():
