@@ -13,6 +13,7 @@ submodules, and with them its learning rates, frozen parts and checkpoints; so i
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ RANGE_MOMENTUM = 0.05
 
 
 class QuantizationAwareTraining(Callback):  # type: ignore[misc]
-    """Train with int8's rounding from some epoch on.
+    """Train with int8's rounding.
 
     Validation during training scores the rounded network. When training ends, and in every checkpoint, the weights are
     the rounded ones: a float network whose weights lie on int8's grid, where ``edge.export(..., int8=True)`` finds
@@ -42,17 +43,13 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
     In several processes each follows the ranges of its own share of the data.
 
     Args:
-        start_epoch: First epoch with rounding; the epochs before are ordinary.
-        distill: Learn from the float network too, as it is at ``start_epoch``: the Kullback-Leibler divergence to its
+        distill: Learn from the float network too, as training begins with it: the Kullback-Leibler divergence to its
             softened predictions (Hinton et al. 2015, temperature 2) is added to the loss that is stepped on (what is
             logged as train_loss stays that of the labels). Of several outputs it is the prediction that is compared:
             not an auxiliary classifier's, and of two streams their fusion.
     """
 
-    def __init__(self, start_epoch: int = 0, distill: bool = False) -> None:
-        if start_epoch < 0:
-            raise ConfigError(f"start_epoch is {start_epoch}; epochs count from 0")
-        self.start_epoch = start_epoch
+    def __init__(self, distill: bool = False) -> None:
         self.distill = distill
         self._layers: dict[str, _Rounding] = {}
         self._handles: list[Any] = []
@@ -73,18 +70,12 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         """Refuse what it cannot train, and forget what was trained before; a checkpoint is read after this."""
         if stage == "fit" and not isinstance(pl_module, ActionRecognizer):
             raise ConfigError(f"QuantizationAwareTraining trains an ActionRecognizer, not {type(pl_module).__name__}")
-        limit = trainer.max_epochs
-        if stage == "fit" and limit is not None and 0 <= limit <= self.start_epoch:
-            raise ConfigError(
-                f"start_epoch is {self.start_epoch}, but training ends after {limit} epochs: nothing would be rounded"
-            )
         if stage == "fit":
-            self._still = None
+            self._ranges, self._teacher_state, self._unrounded, self._still = {}, None, {}, None
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin, when the epoch has come."""
-        if not self.active and trainer.current_epoch >= self.start_epoch:
-            self._begin(pl_module)
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin; not with an epoch, since one that was interrupted goes on without starting."""
+        self._begin(pl_module)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Take the rounding off, and leave the weights as it had them."""
@@ -101,7 +92,7 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         """For resuming: the ranges so far, the weights before rounding, the still batch norms, and the teacher."""
         ranges = {name: rounding.range for name, rounding in self._layers.items() if rounding.range is not None}
         unrounded = {name: rounding.layer.weight.detach() for name, rounding in self._layers.items()}
-        teacher = None if self._teacher is None else self._teacher.state_dict()
+        teacher = self._teacher_state if self._teacher is None else self._teacher.state_dict()
         return {"ranges": ranges or self._ranges, "unrounded": unrounded, "still": self._still, "teacher": teacher}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -149,6 +140,8 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
         for handle in self._handles:
             handle.remove()
         self._ranges = {name: rounding.range for name, rounding in self._layers.items() if rounding.range is not None}
+        # A checkpoint may still be written, of training that was interrupted.
+        self._teacher_state = None if self._teacher is None else self._teacher.state_dict()
         self._handles, self._layers, self._teacher, self._term = [], {}, None, None
         if self._wrapped is not None:
             del self._wrapped.training_outputs, self._wrapped.training_step  # the class's own show again
@@ -227,14 +220,16 @@ class _Rounding:
 
     def _round_input(self, x: Tensor, training: bool) -> Tensor:
         if training or self.range is None:
-            seen = torch.stack((x.detach().amin(), x.detach().amax())).float().tolist()
+            least, greatest = torch.stack((x.detach().amin(), x.detach().amax())).float().tolist()
             # Zero, which pads, must have its own code.
-            low, high = min(seen[0], 0.0), max(seen[1], 0.0)
-            if self.range is None:
-                self.range = (low, high)
-            else:
-                m = RANGE_MOMENTUM
-                self.range = ((1 - m) * self.range[0] + m * low, (1 - m) * self.range[1] + m * high)
+            low, high = min(least, 0.0), max(greatest, 0.0)
+            # A mean never recovers from an infinite value, which half precision gives now and then.
+            if math.isfinite(least) and math.isfinite(greatest):
+                m = 1.0 if self.range is None else RANGE_MOMENTUM
+                before = self.range or (low, high)
+                self.range = ((1 - m) * before[0] + m * low, (1 - m) * before[1] + m * high)
+        if self.range is None:
+            return x
         low, high = self.range
         scale = max(high - low, 1e-8) / 255
         zero = min(max(round(-low / scale), 0), 255)

@@ -9,7 +9,6 @@ from torch import nn
 from lightning_har.edge import qat as qat_file
 from lightning_har.edge.export import export
 from lightning_har.edge.qat import QuantizationAwareTraining, _round_weight
-from lightning_har.errors import ConfigError
 from lightning_har.spec import InputSpec
 
 
@@ -23,16 +22,16 @@ def fit(module, *callbacks, epochs=2, **kwargs):
     return trainer
 
 
-def test_weights_are_rounded_from_the_start_epoch_and_float_afterwards():
+def test_weights_are_rounded_in_training_and_float_afterwards():
     module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
     keys = list(module.state_dict())
     layer = module.net.backbone.net.layer4[0].conv1  # 9 × 256 weights for an output channel
-    seen: dict[int, set[bool]] = {}
+    seen = []
 
     class See(pl.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             def hook(m, inputs):
-                seen.setdefault(trainer.current_epoch, set()).add(torch.unique(m.weight[0]).numel() <= 255)
+                seen.append(torch.unique(m.weight[0]).numel() <= 255)
 
             self.handle = layer.register_forward_pre_hook(hook)  # after the callback's own
 
@@ -40,9 +39,11 @@ def test_weights_are_rounded_from_the_start_epoch_and_float_afterwards():
             self.handle.remove()
 
     before = layer.weight.detach().clone()
-    qat = QuantizationAwareTraining(start_epoch=1)
-    fit(module, qat, See(), epochs=2)
-    assert seen == {0: {False}, 1: {True}}
+    assert torch.unique(before[0]).numel() > 255
+    qat = QuantizationAwareTraining()
+    fit(module, qat, See(), epochs=2, num_sanity_val_steps=0)
+    assert len(seen) >= 4
+    assert all(seen)
     assert not qat.active
     assert isinstance(layer.weight, nn.Parameter)
     assert not torch.equal(layer.weight, before), "the gradient did not pass the rounding"
@@ -132,10 +133,10 @@ def test_batch_norms_that_have_seen_data_stay_as_they_will_be_deployed():
     module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
     before = statistics(module)
     norm = next(m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
-    fit(module, QuantizationAwareTraining(start_epoch=1))
+    fit(module)
     weights = {n: p.detach().clone() for n, p in module.named_parameters() if "bn" in n}
     ordinary = statistics(module)
-    assert all(not torch.equal(ordinary[n], before[n]) for n in before), "the epoch before rounding is ordinary"
+    assert all(not torch.equal(ordinary[n], before[n]) for n in before), "training without rounding is ordinary"
     fit(module, QuantizationAwareTraining(), epochs=1)
     after = statistics(module)
     assert before.keys() == after.keys()
@@ -252,8 +253,68 @@ def test_the_ranges_of_a_frozen_backbone_follow_the_data():
     assert seen[0] != seen[1]
 
 
-def test_what_would_never_begin_is_refused():
-    with pytest.raises(ConfigError, match="nothing would be rounded"):
-        fit(cnn_rnn("avg"), QuantizationAwareTraining(start_epoch=5), epochs=2)
-    with pytest.raises(ConfigError, match="count from 0"):
-        QuantizationAwareTraining(start_epoch=-1)
+class Interrupt(pl.Callback):
+    """Ctrl-C in the middle of the only epoch, and the checkpoint that a run writes then."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    def on_exception(self, trainer, pl_module, exception):
+        trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("saved_first", [True, False])
+def test_what_was_interrupted_in_an_epoch_goes_on_with_rounding(tmp_path, saved_first):
+    path = tmp_path / "last.ckpt"
+    callbacks = [QuantizationAwareTraining(distill=True), Interrupt(path)]
+    module = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
+    with pytest.raises(SystemExit):
+        fit(module, *(reversed(callbacks) if saved_first else callbacks), epochs=1)
+    (state,) = [v for k, v in torch.load(path, weights_only=True)["callbacks"].items() if "Quantization" in k]
+    name = "backbone.net.conv1.0"
+    kept = module.net.get_submodule(name).weight.detach().clone()
+    teacher = state["teacher"][f"{name}.weight"]
+    assert not torch.equal(teacher, kept), "a step was made"
+    seen = []
+
+    class See(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            assert qat.active
+            seen.append(pl_module.net.get_submodule(name).weight.detach().clone())
+
+    more, qat = cnn_rnn("avg", freeze_backbone=False, lr=1e-3), QuantizationAwareTraining(distill=True)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    resumed = pl.Trainer(max_epochs=2, callbacks=[qat, See()], enable_checkpointing=False, **quiet)
+    batches = torch.utils.data.DataLoader([clips(4, seed=s) for s in range(2)], batch_size=None)
+    resumed.fit(more, batches, batches, ckpt_path=path)
+    assert torch.equal(seen[0], kept)
+    assert len(seen) == 3, "the rest of the first epoch, and the second"
+    weight = more.net.get_submodule(name).weight.detach()
+    assert torch.equal(_round_weight(weight), weight)
+
+
+def test_a_callback_that_is_used_again_begins_anew(tmp_path):
+    qat = QuantizationAwareTraining(distill=True)
+    module = cnn_rnn("avg", freeze_backbone=False, lr=0.0)
+    trainer = fit(module, qat, epochs=1, enable_checkpointing=True, default_root_dir=tmp_path)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    batches = torch.utils.data.DataLoader([clips(4)], batch_size=None)
+    resumed = pl.Trainer(max_epochs=2, callbacks=[qat], enable_checkpointing=False, **quiet)
+    resumed.fit(module, batches, batches, ckpt_path=trainer.checkpoint_callback.best_model_path)
+    assert qat.state_dict()["teacher"] is not None
+    fit(cnn_rnn("gru"), qat, epochs=1)  # the other's teacher would not fit
+    assert "head.fc" in qat.state_dict()["ranges"]
+
+
+def test_an_infinite_activation_does_not_widen_a_range_for_good():
+    layer = nn.Linear(4, 2)
+    rounding = qat_file._Rounding(layer, None, layer)
+    x = torch.tensor([[-1.0, 0.0, 1.0, 3.0]])
+    assert torch.equal(rounding._round_input(x * torch.inf, training=True).isnan().sum(), torch.tensor(1))
+    assert rounding.range is None
+    rounding._round_input(x, training=True)
+    rounding._round_input(torch.where(x == 3, torch.inf, x), training=True)
+    assert rounding.range == (-1.0, 3.0)
