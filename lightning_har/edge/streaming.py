@@ -25,7 +25,8 @@ State = tuple[Tensor, ...]
 class StreamingRecognizer(nn.Module):
     """A recogniser that takes frames one by one.
 
-    CNN-RNN with "gru", "lstm", "avg", "max" or a causal "convnet1d"; TSN with the consensus "avg" or "max", with
+    CNN-RNN with any temporal part but "single", whose middle frame is known at the end alone, and a "convnet1d" that is
+    not causal; TSN with the consensus "avg" or "max", with
     ``temporal_shift="causal"`` or none. (The two-directional shift of TSM looks one frame ahead in every block: it
     has no streamed form of the same logits. Lin et al. 2019, section 4.2, train a one-directional one for this.)
 
@@ -51,7 +52,7 @@ class StreamingRecognizer(nn.Module):
         self.spec = spec
         self.step: nn.Module
         net = copy.deepcopy(net).eval().requires_grad_(False)
-        self.step = _TSNStep(net, spec) if isinstance(net, TSN) else _CNNRNNStep(net)
+        self.step = _TSNStep(net, spec) if isinstance(net, TSN) else _CNNRNNStep(net, spec)
         self.normalize = Normalize(spec, rank=4).to(next(net.parameters()).device)
         self.eval()
         self.heads = head_names(module)
@@ -103,15 +104,22 @@ class StreamingRecognizer(nn.Module):
 
 
 class _CNNRNNStep(nn.Module):
-    def __init__(self, net: CNNRNN) -> None:
+    def __init__(self, net: CNNRNN, spec: InputSpec) -> None:
         super().__init__()
         if net.backbone is None:
             raise ConfigError("this network takes features; only one with a backbone runs on frames")
-        net.initial_state(1)  # raises where the temporal part needs the whole clip
         self.net = net
+        start = net.initial_state(1)  # raises where the temporal part needs the whole clip
+        with torch.no_grad():
+            like = next(net.parameters())
+            frame = like.new_zeros(1, spec.channels, *spec.size)
+            after = net.step(frame, tuple(s.to(like) for s in start))[1]
+        # A graph's state has one shape before and after a step; how large ConvLSTM's maps are, the frames decide.
+        self.shapes = [tuple(s.shape[1:]) for s in after]
 
     def initial_state(self, batch_size: int) -> State:
-        return self.net.initial_state(batch_size)
+        start = self.net.initial_state(batch_size)
+        return tuple(s.expand(s.shape[0], *shape).clone() for s, shape in zip(start, self.shapes, strict=True))
 
     def forward(self, frame: Tensor, state: State) -> tuple[Logits, State]:
         return self.net.step(frame, state)

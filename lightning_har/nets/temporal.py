@@ -73,6 +73,21 @@ class AttentionPool(nn.Module):
         pooled: Tensor = (weights * features).sum(1)
         return pooled
 
+    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The weighted sum so far (B, D), the sum of the weights and the greatest score, (B, 1) each."""
+        one = torch.zeros(batch_size, 1)
+        return torch.zeros(batch_size, self.num_features), one, torch.full_like(one, -torch.inf)
+
+    def step(self, x: Tensor, state: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """A frame (B, D): the weighted mean of all frames up to it."""
+        total, weights, greatest = state
+        score = self.score(x)
+        # Weights are relative to the greatest score, as softmax computes them, so that none overflows.
+        new = torch.maximum(score, greatest)
+        weight, shrink = torch.exp(score - new), torch.exp(greatest - new)
+        total, weights = total * shrink + weight * x, weights * shrink + weight
+        return total / weights, (total, weights, new)
+
 
 class Moments(nn.Module):
     """Mean and standard deviation over frames, side by side."""
@@ -87,6 +102,19 @@ class Moments(nn.Module):
         # The epsilon keeps the gradient of the root finite where all frames agree.
         std = ((features - mean[:, None]).square().mean(1) + 1e-6).sqrt()
         return torch.cat((mean, std), 1)
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and sum of squared distances from it so far, (B, D) each, and frames seen (1,)."""
+        zeros = torch.zeros(batch_size, self.num_features // 2)
+        return zeros, zeros.clone(), torch.zeros(1)
+
+    def step(self, x: Tensor, state: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """A frame (B, D): mean and standard deviation of all frames up to it (Welford 1962)."""
+        before, squares, count = state
+        count = count + 1
+        mean = before + (x - before) / count
+        squares = squares + (x - before) * (x - mean)
+        return torch.cat((mean, (squares / count + 1e-6).sqrt()), 1), (mean, squares, count)
 
 
 class Max(nn.Module):
@@ -258,14 +286,30 @@ class ConvLSTM(nn.Module):
             )
         gates = self.input(maps.flatten(0, 1)).unflatten(0, maps.shape[:2])
         state = cell = gates.new_zeros(gates.shape[0], self.num_features, *gates.shape[-2:])
+        for x in gates.unbind(1):
+            state, cell = self._update(x, state, cell)
+        return self._pool(state)
+
+    def _update(self, x: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         front = (self.kernel_size - 1) // 2
         back = self.kernel_size - 1 - front
-        for x in gates.unbind(1):
-            i, f, g, o = (x + self.recurrent(F.pad(state, (front, back, front, back)))).chunk(4, 1)
-            cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
-            state = torch.sigmoid(o) * torch.tanh(cell)
+        i, f, g, o = (x + self.recurrent(F.pad(state, (front, back, front, back)))).chunk(4, 1)
+        cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(cell), cell
+
+    def _pool(self, state: Tensor) -> Tensor:
         pooled: Tensor = self.norm(state).amax((2, 3))
         return pooled
+
+    def initial_state(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        """Zeros for state and cell, (B, filters, 1, 1) each, which stand for maps of any size."""
+        zeros = torch.zeros(batch_size, self.num_features, 1, 1)
+        return zeros, zeros.clone()
+
+    def step(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """A frame's maps (B, D, h, w) to the output (B, filters) and the new state."""
+        state = self._update(self.input(x), *state)
+        return self._pool(state[0]), state
 
 
 class ConvNet1D(nn.Module):

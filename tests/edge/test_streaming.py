@@ -13,6 +13,9 @@ STREAMABLE = {
     "lstm": lambda: cnn_rnn("lstm"),
     "avg": lambda: cnn_rnn("avg"),
     "max": lambda: cnn_rnn("max"),
+    "moments": lambda: cnn_rnn("moments"),
+    "attention": lambda: cnn_rnn("attention"),
+    "convlstm": lambda: cnn_rnn("convlstm", cut_after="layer2"),
     "convnet1d": lambda: cnn_rnn("convnet1d", causal=True),
     "tsn": tsn,
     "tsn-max": lambda: tsn(consensus="max"),
@@ -73,6 +76,29 @@ def test_a_mobile_backbone_streams_exactly_in_double_precision(temporal):
         torch.testing.assert_close(streamed, module(video), atol=1e-9, rtol=0)
 
 
+def test_a_convlstms_state_has_the_shape_that_a_step_leaves():
+    """As a graph's must, whose shapes are fixed."""
+    stream = StreamingRecognizer(cnn_rnn("convlstm", cut_after="layer2"))
+    state = stream.initial_state(2)
+    assert [tuple(s.shape) for s in state] == [(2, 16, 2, 2)] * 2
+    _, *after = stream(clips(2)["video"][:, :, 0], *state)
+    assert [s.shape for s in after] == [s.shape for s in state]
+
+
+def test_attention_does_not_overflow_where_scores_are_great():
+    module = cnn_rnn("attention")
+    with torch.no_grad():
+        module.net.temporal.score[-1].weight.mul_(-1e4)
+        video = clips(2)["video"]
+        scores = module.net.temporal.score(module.net.frame_features(module._prepare(video)))
+    assert scores.max() > 100, "whose exponential float32 cannot hold"
+    stream = StreamingRecognizer(module)
+    with torch.no_grad():
+        for t in range(FRAMES):
+            streamed = stream.push(video[:, :, t])
+        torch.testing.assert_close(streamed, module(video), atol=1e-5, rtol=0)
+
+
 def test_reset_forgets():
     stream = StreamingRecognizer(cnn_rnn())
     video = clips(1)["video"]
@@ -99,7 +125,7 @@ def test_a_stream_is_not_changed_by_later_training():
     [
         (lambda: tsn(temporal_shift=True), "causal"),
         (lambda: tsn(consensus="weighted"), "avg"),
-        (lambda: cnn_rnn("attention"), "whole clip"),
+        (lambda: cnn_rnn("single"), "whole clip"),
         (lambda: cnn_rnn("convnet1d"), "causal=True"),
     ],
 )
