@@ -28,9 +28,10 @@ class Row(TypedDict):
         size_mb: Of the exported graphs on disk, in 10⁶ bytes: what the model's choice changes. The runner and its
             captions, alike for all, and the engine are not counted.
         peak_rss_mb: The process's own high-water mark, Python and the decoder included.
-        cold_start_s: From starting the process to the first label.
-        frame_p50_ms: Of one frame's pass; a network that sees no frame alone (kind "clip") has its time by its frames.
-        clip_p50_ms: From file to label, decoding included.
+        cold_start_s: From starting the process to its end, one clip's label after it.
+        frame_p50_ms: Of one frame's pass, which is not the same thing in each kind: of "frames" the backbone without
+            the head, of "stream" a whole step; "clip", which sees no frame alone, has the network's time by its frames.
+        clip_p50_ms: From file to label, decoding included: what to compare bundles of different kinds by.
         agreement: Top-1 with PyTorch's float, when the bundle was made; None for float.
         joule_per_clip: Of the whole package, idle power included, while clips are recognised; None where the machine
             does not tell.
@@ -162,7 +163,7 @@ def write_csv(rows: Sequence[Row], path: str | Path) -> None:
 
 
 def plot(rows: Sequence[Row], path: str | Path) -> None:
-    """Agreement against latency and against size, the Pareto-best joined by a line.
+    """Agreement against a clip's latency and against size, the Pareto-best joined by a line.
 
     Agreement of a float bundle is 1: it was compared with PyTorch, logit by logit, when it was made.
     """
@@ -175,8 +176,8 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
     shown = [row for row in rows if row["threads"] == fewest]
     for axes, key, label in zip(
         figure.subplots(1, 2, sharey=True),
-        ("frame_p50_ms", "size_mb"),
-        (f"ms per frame, {fewest} thread{'s' * (fewest > 1)}", "MB of graphs"),
+        ("clip_p50_ms", "size_mb"),
+        (f"ms from file to label, {fewest} thread{'s' * (fewest > 1)}", "MB of graphs"),
         strict=True,
     ):
         points = [(float(row[key]), _agreement(row), Path(row["bundle"]).resolve().name) for row in shown]  # type: ignore[literal-required]

@@ -157,8 +157,8 @@ def test_plot_and_csv_of_given_rows(tmp_path, monkeypatch):
 
     row: Row = dict.fromkeys(Row.__annotations__, 1.0) | {"model": "m", "threads": 1, "agreement": None}
     rows = [
-        {**row, "bundle": "out/mine-float", "frame_p50_ms": 5.0, "size_mb": 40.0},
-        {**row, "bundle": "out/mine-int8/", "frame_p50_ms": 2.0, "size_mb": 10.0, "agreement": 0.9},
+        {**row, "bundle": "out/mine-float", "clip_p50_ms": 5.0, "size_mb": 40.0},
+        {**row, "bundle": "out/mine-int8/", "clip_p50_ms": 2.0, "size_mb": 10.0, "agreement": 0.9},
     ]
     figures, save = [], Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: (figures.append(self), save(self, *args)))
@@ -166,7 +166,7 @@ def test_plot_and_csv_of_given_rows(tmp_path, monkeypatch):
     time, size = figures[0].axes
     assert time.get_ylabel() == "top-1 agreement with PyTorch float"
     for axes, label, points in (
-        (time, "ms per frame, 1 thread", {"mine-float": (5.0, 1.0), "mine-int8": (2.0, 0.9)}),
+        (time, "ms from file to label, 1 thread", {"mine-float": (5.0, 1.0), "mine-int8": (2.0, 0.9)}),
         (size, "MB of graphs", {"mine-float": (40.0, 1.0), "mine-int8": (10.0, 0.9)}),
     ):
         assert axes.get_xlabel() == label
