@@ -17,7 +17,7 @@ slow: $(VENV)/installed-dev
 
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
-	$(VENV)/bin/python -m pytest -q tests/docs tests/cli/test_demo.py
+	$(VENV)/bin/python -m pytest -q -n 2 tests/docs tests/cli/test_demo.py
 
 check: $(VENV)/installed-dev
 	$(VENV)/bin/ruff check .
