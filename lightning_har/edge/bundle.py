@@ -45,14 +45,48 @@ _SOURCES = (
 _RUN = '''\
 """Recognise actions: python run.py clip.mp4 | 0 | rtsp://..."""
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 
 folder = Path(__file__).resolve().parent
 sys.path.insert(0, str(folder))
 
+
+def fault():
+    """What is wrong with the runner's files, told before any of them runs, in the words of load_bundle."""
+    path = folder / "bundle.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        return f"{folder} is no bundle: cannot read {path.name} ({error.strerror})"
+    except ValueError as error:
+        return f"{path} is damaged: {error}; make the bundle again"
+    digest = values.pop("digest", None) if isinstance(values, dict) else None
+    if digest != hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest():
+        return f"{path} was altered: its digest does not match; make the bundle again"
+    for name, expected in values["files"].items():
+        if not name.endswith(".py"):
+            continue
+        try:
+            found = hashlib.sha256((folder / name).read_bytes()).hexdigest()
+        except OSError:
+            return f"{folder / name} is missing from the bundle; copy the whole folder again"
+        if found != expected:
+            return (
+                f"{folder / name} was altered: SHA-256 is {found[:12]}…, {path.name} says {expected[:12]}…; "
+                "copy the folder again, or make the bundle again"
+            )
+    return None
+
+
 if __name__ == "__main__":
     try:
+        if message := fault():
+            print(f"error: {message}", file=sys.stderr)
+            sys.exit(2)
+
         from lightning_har.edge.live import main
 
         sys.exit(main(folder=folder))
@@ -212,7 +246,7 @@ def _copy_runner(out: Path) -> None:
         target = out / "lightning_har" / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(package / name, target)
-    (out / "run.py").write_text(_RUN)
+    (out / "run.py").write_text(_RUN, encoding="utf-8")
 
 
 def _requirements(format: Format) -> str:

@@ -140,6 +140,43 @@ def test_an_altered_network_does_not_run(copied, video, capsys):
     assert said.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("name", ["edge/source.py", "__init__.py"])
+@pytest.mark.parametrize("how", ["deleted", "cut", "altered"])
+def test_a_runner_that_is_not_whole_is_refused_before_it_runs(copied, video, name, how):
+    path = copied / "lightning_har" / name
+    if how == "deleted":
+        path.unlink()
+    elif how == "cut":
+        path.write_bytes(path.read_bytes()[:-10] + b"(")
+    else:
+        path.write_text("print('runs')\n" + path.read_text())
+    expected = refusal(copied)
+    assert name in expected
+    done = without_torch(copied / "run.py", video, "--json")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {expected}\n")
+
+
+def test_a_manifest_that_is_not_whole_is_refused_before_the_runner_runs(copied, video):
+    (copied / "lightning_har" / "__init__.py").write_text("print('runs')")
+    path = copied / MANIFEST
+    for content in (path.read_text()[:-10], path.read_text().replace("gru", "lstm", 1), None):
+        if content is None:
+            path.unlink()
+        else:
+            path.write_text(content)
+        expected = refusal(copied)
+        assert MANIFEST in expected
+        done = without_torch(copied / "run.py", video)
+        assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {expected}\n")
+
+
+def refusal(folder):
+    """What load_bundle says of it."""
+    with pytest.raises(DataError) as refused:
+        load_bundle(folder)
+    return str(refused.value)
+
+
 def test_altered_labels_are_refused(copied):
     values = json.loads((copied / MANIFEST).read_text())
     values["labels"]["logits"].reverse()
