@@ -67,6 +67,17 @@ def write_video(
     return path
 
 
+def blank(path, numbers):
+    """Write zeros over some packets of a video file, which no decoder takes."""
+    with av.open(str(path)) as container:
+        places = [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+    content = bytearray(path.read_bytes())
+    for start, size in (places[number] for number in numbers):
+        content[start : start + size] = bytes(size)
+    path.write_bytes(content)
+    return path
+
+
 def write_no_frames(path):
     """Write the header of a video that was stopped before its first frame; an .avi tells of its stream."""
     with av.open(str(path), "w") as container:

@@ -281,13 +281,41 @@ def without_login(source: str) -> str:
 
 
 def frames_of(stream: Any, *, live: bool) -> Iterator[Any]:
-    """Decoded frames of a video stream of an open ``av`` container; live each as soon as it has come."""
+    """Decoded frames of a video stream of an open ``av`` container; live each as soon as it has come.
+
+    A packet that cannot be decoded is passed over, as a player does: one that was damaged on its way is no lost camera.
+
+    Raises:
+        av.FFmpegError: It cannot be read on; or nothing of it can be decoded, live for 8 s.
+    """
+    import av
+
     # Threads that each decode another frame hold back as many frames as there are threads.
     stream.thread_type = "SLICE" if live else "AUTO"
-    frames = stream.container.decode(stream)
-    if "v4l2" in stream.container.format.name and stream.codec_context.name == "rawvideo":
-        frames = map(_Copier(), frames)
-    yield from frames
+    is_raw_camera = "v4l2" in stream.container.format.name and stream.codec_context.name == "rawvideo"
+    copy = _Copier() if is_raw_camera else None
+
+    def decode(packet: Any) -> list[Any] | av.FFmpegError:
+        # A function, and an error without its traceback, so that nothing of the camera's memory stays in a variable.
+        try:
+            return [frame if copy is None else copy(frame) for frame in packet.decode()]
+        except av.FFmpegError as error:
+            return error.with_traceback(None)
+
+    failure: av.FFmpegError | None = None
+    seen = False
+    heard = time.perf_counter()
+    for decoded in map(decode, stream.container.demux(stream)):
+        if isinstance(decoded, av.FFmpegError):
+            failure = decoded
+            if live and time.perf_counter() - heard >= FFMPEG_SECONDS:
+                raise failure
+        elif decoded:
+            seen = True
+            yield from decoded
+            heard = time.perf_counter()
+    if failure is not None and not seen:
+        raise failure
 
 
 class _Copier:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from edge_models import FRAMES, SIZE
-from videos import numbered_frame
+from videos import blank, numbered_frame
 
 from lightning_har.data.decode import read_frames
 from lightning_har.edge import live
@@ -118,6 +118,14 @@ def test_the_annotated_video_is_whole_up_to_a_decode_error(made, video, tmp_path
     assert run_bundle([str(video), "--output", str(tmp_path / "seen.mp4")], folder=made) == 2
     assert "is damaged" in capsys.readouterr().err
     assert len(shown_in(tmp_path / "seen.mp4")[0]) == 5
+
+
+def test_a_frame_that_cannot_be_decoded_is_left_out(made, make_video, tmp_path):
+    """One that the clip does without."""
+    video = blank(make_video(tmp_path / "a.avi", 30, codec="mjpeg", pix_fmt="yuvj420p", b_frames=0), [3])
+    assert run_bundle([str(video), "--output", str(tmp_path / "seen.mp4")], folder=made) == 0
+    times, _ = shown_in(tmp_path / "seen.mp4")
+    assert times == pytest.approx([i / 25 for i in range(30) if i != 3], abs=1e-3)
 
 
 @pytest.mark.parametrize("name", ["seen.mpfour", "nowhere/seen.mp4", "seen.avi"])

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import http.server
+import itertools
 import json
 import os
 import socket
 import sys
 import threading
 import time
-from contextlib import nullcontext
 from functools import partial
-from itertools import islice
 from types import SimpleNamespace
 
 import av
@@ -17,11 +17,31 @@ import numpy as np
 import pytest
 from edge_models import SIZE
 from edge_runs import without_torch
-from videos import frame_number, put_cover_first, write_sound_with_cover
+from videos import blank, frame_number, put_cover_first, write_sound_with_cover
 
 from lightning_har.edge import source as source_file
 from lightning_har.edge.source import LiveSource, NoCameraError, Timeline, open_live
 from lightning_har.errors import ConfigError, DecodeError
+
+
+def packets(frames):
+    """Packets of a frame each."""
+    return (SimpleNamespace(decode=lambda frame=frame: [frame]) for frame in frames)
+
+
+@pytest.fixture
+def address_of():
+    """Serves a file, for a test, and tells its address."""
+    with contextlib.ExitStack() as served:
+
+        def serve(path):
+            handler = partial(http.server.SimpleHTTPRequestHandler, directory=path.parent)
+            server = served.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            served.callback(server.shutdown)
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            return f"http://127.0.0.1:{server.server_port}/{path.name}"
+
+        yield serve
 
 
 @pytest.mark.parametrize(
@@ -40,16 +60,16 @@ def test_how_a_source_is_opened(monkeypatch, source, platform, name, format, opt
     codec = SimpleNamespace(name="mjpeg")
     stream = SimpleNamespace(thread_type=None, average_rate=25, codec_context=codec, disposition=0)
 
-    def decode(asked):
+    def demux(asked):
         assert asked is stream
-        yield SimpleNamespace(time=0.0)
+        return packets([SimpleNamespace(time=0.0)])
 
     def fake(*args, **kwargs):
         opened.update(kwargs, args=args)
         kind = SimpleNamespace(name=str(kwargs["format"]))
         video = SimpleNamespace(video=[stream])
-        stream.container = SimpleNamespace(format=kind, streams=video, decode=decode, duration=None)
-        return nullcontext(stream.container)
+        stream.container = SimpleNamespace(format=kind, streams=video, demux=demux, duration=None)
+        return contextlib.nullcontext(stream.container)
 
     monkeypatch.setattr(av, "open", fake)
     monkeypatch.setattr(sys, "platform", platform)
@@ -77,13 +97,13 @@ def test_a_stream_that_ends_is_lost_and_a_video_is_over(monkeypatch, duration, l
     stream.container = SimpleNamespace(
         format=SimpleNamespace(name="any"),
         streams=SimpleNamespace(video=[stream]),
-        decode=lambda asked: (SimpleNamespace(time=i / 25) for i in range(26)),
+        demux=lambda asked: packets(SimpleNamespace(time=i / 25) for i in range(26)),
         duration=duration,
     )
-    monkeypatch.setattr(av, "open", lambda *args, **options: nullcontext(stream.container))
+    monkeypatch.setattr(av, "open", lambda *args, **options: contextlib.nullcontext(stream.container))
     frames = open_live("http://x", paced=False)
-    assert len(list(islice(frames, 26))) == 26
-    with pytest.raises(DecodeError, match="ended") if lost else nullcontext():
+    assert len(list(itertools.islice(frames, 26))) == 26
+    with pytest.raises(DecodeError, match="ended") if lost else contextlib.nullcontext():
         assert list(frames) == []
 
 
@@ -108,20 +128,15 @@ def test_a_file_may_wait_long_between_its_frames():
     assert [timeline.at(when) for when in (0.0, 60.0)] == [0.0, 60.0]
 
 
-def test_a_file_of_an_address_is_given_at_its_own_pace(made, video):
+def test_a_file_of_an_address_is_given_at_its_own_pace(made, video, address_of):
     """The network gives 30 frames at one blow; a camera's window would see the last alone."""
     said: list[str] = []
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=video.parent)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        begin = time.perf_counter()
-        address = f"http://127.0.0.1:{server.server_port}/{video.name}"
-        source = LiveSource(lambda: open_live(address, paced=False), address, said.append)
-        count = len(list(source)) + source.dropped
-        took = time.perf_counter() - begin
-        server.shutdown()
+    address = address_of(video)
+    begin = time.perf_counter()
+    source = LiveSource(lambda: open_live(address, paced=False), address, said.append)
+    count = len(list(source)) + source.dropped
     assert count == 30
-    assert took > 29 / 25
+    assert time.perf_counter() - begin > 29 / 25
     assert said == [], "it was seen whole, and is not lost"
 
 
@@ -130,6 +145,45 @@ def test_a_cover_picture_is_no_video(tmp_path, make_video):
     assert [frame_number(f.to_ndarray(format="rgb24")) for f in open_live(str(video), paced=False)] == [*range(12)]
     with pytest.raises(DecodeError, match=r"a\.mp3: has no video stream"):
         next(open_live(str(write_sound_with_cover(tmp_path / "a.mp3")), paced=False))
+
+
+@pytest.mark.parametrize("over", ["a file", "http"])
+def test_a_packet_that_cannot_be_decoded_is_passed_over(tmp_path, make_video, address_of, over):
+    path = blank(make_video(tmp_path / "a.avi", 12, codec="mjpeg", pix_fmt="yuvj420p", b_frames=0), [0, 5, 11])
+    frames = open_live(str(path) if over == "a file" else address_of(path), paced=False)
+    numbers = [frame_number(f.to_ndarray(format="rgb24")) for f in frames]
+    assert numbers == [n for n in range(12) if n not in (0, 5, 11)]
+
+
+def test_a_file_of_which_nothing_can_be_decoded_is_an_error(tmp_path, make_video):
+    path = blank(make_video(tmp_path / "a.avi", 12, codec="mjpeg", pix_fmt="yuvj420p", b_frames=0), range(12))
+    with pytest.raises(DecodeError, match=r"a\.avi: Invalid data"):
+        next(open_live(str(path), paced=False))
+
+
+def test_a_camera_of_which_nothing_can_be_decoded_is_let_go(monkeypatch):
+    """Not only given up: a camera that is held open cannot be opened again."""
+    monkeypatch.setattr(source_file, "FFMPEG_SECONDS", 0.3)
+
+    def damaged():
+        time.sleep(0.02)
+        raise av.error.InvalidDataError(-1, "Invalid data found")
+
+    codec = SimpleNamespace(name="mjpeg")
+    stream = SimpleNamespace(thread_type=None, average_rate=25, codec_context=codec, disposition=0)
+    stream.container = SimpleNamespace(
+        format=SimpleNamespace(name="v4l2"),
+        streams=SimpleNamespace(video=[stream]),
+        demux=lambda asked: itertools.chain(
+            packets([SimpleNamespace(time=0.0)]), itertools.repeat(SimpleNamespace(decode=damaged))
+        ),
+        duration=None,
+    )
+    monkeypatch.setattr(av, "open", lambda *args, **options: contextlib.nullcontext(stream.container))
+    frames = open_live("0", paced=False)
+    next(frames)
+    with pytest.raises(DecodeError, match=r"sent no picture for 0\.3 s"):
+        next(frames)
 
 
 def test_a_camera_by_number_on_windows_is_refused(monkeypatch):
