@@ -25,8 +25,8 @@ FFMPEG_SECONDS = 8.0
 MAX_BACKOFF = 30.0
 
 
-class NoCameraError(DecodeError):
-    """No camera has this number."""
+class NoSourceError(DecodeError):
+    """No camera has this number, or who answers says no: trying again does not mend it."""
 
 
 class LiveSource:
@@ -74,7 +74,7 @@ class LiveSource:
 
         Raises:
             ConfigError: Trying again would not help.
-            NoCameraError: There is no such camera, and never was since the start.
+            NoSourceError: There is no such source, or it lets nobody in, and nothing of it was ever seen.
             DecodeError: No frame ever came; or the source is lost and not to be tried again.
         """
         pause, seen, failure = self._backoff, False, None
@@ -89,8 +89,8 @@ class LiveSource:
                 failure = reader.failure
                 # PyAV's errors are OSErrors, or wrapped by open_live; any other is not the source's.
                 lasting = isinstance(failure, ConfigError) or not isinstance(failure, (OSError, HarError))
-                # A camera that was there may be plugged in again; one that never was is a wrong number.
-                lasting |= not seen and isinstance(failure, NoCameraError)
+                # What was there may come back; what never was is a wrong number, address or password.
+                lasting |= not seen and isinstance(failure, NoSourceError)
                 if failure is None:
                     return
                 if lasting or not self._retry:
@@ -222,7 +222,7 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
         paced: Give a file's frames at its own rate, as a camera would.
 
     Raises:
-        NoCameraError: No camera has this number.
+        NoSourceError: No camera has this number; or who answers says that there is nothing here, or not for this user.
         DecodeError: It cannot be opened, or breaks off, as a camera or stream also does that ends.
         ConfigError: This PyAV does not know such a source.
     """
@@ -264,7 +264,9 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
     except (av.FFmpegError, OSError) as error:
         if is_camera(source) and isinstance(error, FileNotFoundError):
             there = ", ".join(sorted(str(p) for p in Path("/dev").glob("video*"))) or "no other camera either"
-            raise NoCameraError(f"camera {source}: there is no {name}; there is {there}") from error
+            raise NoSourceError(f"camera {source}: there is no {name}; there is {there}") from error
+        if remedy := _remedy(error):
+            raise NoSourceError(f"{shown}: {error.strerror}; {remedy}") from error
         # FFmpeg's words for running out of time: "Immediate exit requested", after which it may still give a frame
         # that it had held back, or "Input/output error".
         late = timeout is not None and (
@@ -273,6 +275,19 @@ def open_live(source: str, *, paced: bool) -> Iterator[Any]:
         raise DecodeError(f"{shown}: {silent if late else getattr(error, 'strerror', None) or error}") from error
     except ValueError as error:  # PyAV's, for a format that it was built without
         raise ConfigError(f"{shown}: {error}") from error
+
+
+def _remedy(error: Exception) -> str | None:
+    """What to do about an error that trying again does not mend; None of one that it may."""
+    import av
+
+    remedies = {
+        av.error.HTTPUnauthorizedError: "check the user and the password, as in rtsp://user:password@camera",
+        av.error.HTTPForbiddenError: "check what this user may see",
+        av.error.HTTPNotFoundError: "check the path in the address",
+        PermissionError: "let this user open it; cameras on Linux are open to the group video",
+    }
+    return next((remedy for kind, remedy in remedies.items() if isinstance(error, kind)), None)
 
 
 def without_login(source: str) -> str:

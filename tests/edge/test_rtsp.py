@@ -122,16 +122,36 @@ def test_a_camera_that_goes_silent_is_connected_again(images, fault, monkeypatch
     assert said[0] == f"{server.address}: lost (sent no picture for 1 s); trying again in 0.1 s"
 
 
-def test_a_wrong_password_is_told_and_not_shown(made, images, capsys):
+def test_a_wrong_password_is_told_at_once_and_not_shown(made, images, capsys):
     with RtspServer(images, login="me:secret") as server:
         source = live(f"rtsp://me:secret@{server.host}/clip", [])
         taken(source, 3, images)
         source.close()
         address = f"rtsp://me:wr0ng@{server.host}/clip"
-        assert run_bundle([address, "--seconds", "0.5"], folder=made) == 2
+        assert run_bundle([address, "--seconds", "60"], folder=made) == 2
     said = capsys.readouterr()
-    assert f"error: rtsp://{server.host}/clip: Server returned 401 Unauthorized" in said.err
+    assert said.err.startswith(f"error: rtsp://{server.host}/clip: Server returned 401 Unauthorized")
+    assert said.err.count("\n") == 1
     assert "wr0ng" not in said.out + said.err
+
+
+def test_a_wrong_path_is_told_at_once(made, images, capsys):
+    with RtspServer(images) as server:
+        address = f"rtsp://{server.host}/clap"
+        assert run_bundle([address, "--seconds", "60"], folder=made) == 2
+    said = capsys.readouterr().err
+    assert said == f"error: {address}: Server returned 404 Not Found; check the path in the address\n"
+
+
+def test_a_password_that_is_changed_later_is_waited_for(images):
+    said: list[str] = []
+    with RtspServer(images, login="me:secret", faults=[(30, "close")]) as server:
+        source = live(f"rtsp://me:secret@{server.host}/clip", said, seconds=4.0)
+        taken(source, 3, images)
+        server.login = "me:another"
+        list(source)
+        source.close()
+    assert sum("401 Unauthorized" in text and "again in" in text for text in said) >= 2
 
 
 # -- the runner ------------------------------------------------------------------------------------------------

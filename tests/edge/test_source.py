@@ -20,7 +20,7 @@ from edge_runs import without_torch
 from videos import blank, frame_number, put_cover_first, write_sound_with_cover
 
 from lightning_har.edge import source as source_file
-from lightning_har.edge.source import LiveSource, NoCameraError, Timeline, open_live
+from lightning_har.edge.source import LiveSource, NoSourceError, Timeline, open_live
 from lightning_har.errors import ConfigError, DecodeError
 
 
@@ -138,6 +138,62 @@ def test_a_file_of_an_address_is_given_at_its_own_pace(made, video, address_of):
     assert count == 30
     assert time.perf_counter() - begin > 29 / 25
     assert said == [], "it was seen whole, and is not lost"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, r"401 Unauthorized.*; check the user and the password"),
+        (403, r"403 Forbidden.*; check what this user may see"),
+        (404, r"404 Not Found; check the path"),
+    ],
+)
+def test_an_address_that_says_no_is_refused_at_once(status, words):
+    said: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(status)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/camera"
+        with pytest.raises(NoSourceError, match=f"^{address}: Server returned {words}"):
+            list(LiveSource(lambda: open_live(address, paced=False), address, said.append, seconds=60))
+        server.shutdown()
+    assert said == []
+
+
+def test_a_server_with_an_error_of_its_own_is_tried_again():
+    answers: list[int] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answers.append(503)
+            self.send_error(503)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/camera"
+        source = LiveSource(
+            lambda: open_live(address, paced=False), address, lambda text: None, backoff=0.05, seconds=1.0
+        )
+        with pytest.raises(DecodeError, match="Server returned 5XX"):
+            list(source)
+        server.shutdown()
+    assert len(answers) > 1
+
+
+def test_a_camera_that_this_user_may_not_open_is_refused_at_once(monkeypatch):
+    def closed(*args, **options):
+        raise av.error.PermissionError(13, "Permission denied", "/dev/video0")
+
+    said: list[str] = []
+    monkeypatch.setattr(av, "open", closed)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with pytest.raises(NoSourceError, match=r"^0: Permission denied; .* group video"):
+        list(LiveSource(lambda: open_live("0", paced=False), "0", said.append, seconds=60))
+    assert said == []
 
 
 def test_a_cover_picture_is_no_video(tmp_path, make_video):
@@ -321,7 +377,7 @@ def test_a_camera_that_was_there_is_waited_for():
     def connect():
         attempts.append(1)
         if len(attempts) == 2:
-            raise NoCameraError("camera 0: there is no /dev/video0")
+            raise NoSourceError("camera 0: there is no /dev/video0")
         yield len(attempts)
         raise OSError("ended")
 
