@@ -205,18 +205,19 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     last = last_seen = -np.inf
     shown: list[tuple[str, float]] = []
     best: list[tuple[str, float]] = []
-    skipped = connections = 0
+    skipped = connections = together = 0
     try:
         for frame, arrived in source:
             if source.reconnects != connections or arrived - last_seen > args.span + LONGEST_PAUSE:
                 # What was seen before a gap is no part of what happens after it.
                 recognizer.reset()
-                connections, last, shown = source.reconnects, -np.inf, []
+                connections, last, shown, together = source.reconnects, -np.inf, [], 0
             # Half a frame of tolerance: a camera's frames do not come at whole steps.
             if arrived - last < step - 0.5 * min(arrived - last_seen, step):
                 skipped += 1
             else:
                 last = arrived
+                together += 1
                 with network:
                     logits = recognizer.push(convert(frame))
                 if logits is not None:
@@ -228,6 +229,11 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
             last_seen = arrived
             if annotator is not None:
                 annotator.write(frame, shown, arrived)
+        if not best:
+            _say(
+                f"{name}: ended without a label, after {together} of the {recognizer.num_frames} frames that one takes"
+                f", spread over {args.span:g} s; give a smaller --span{', or leave out --live' if is_path else ''}"
+            )
     except KeyboardInterrupt:
         _say("stopped")
     finally:

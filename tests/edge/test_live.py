@@ -99,6 +99,20 @@ def test_ctrl_c_twice_leaves_a_video_that_plays(made, video, tmp_path, monkeypat
         assert len(list(written.decode(video=0))) > 0
 
 
+@pytest.mark.parametrize("ended_by", ["itself", "--seconds"])
+def test_a_source_that_is_shorter_than_the_window_is_told(made, video, capsys, ended_by):
+    seconds = ["--seconds", "0.7"] if ended_by == "--seconds" else []
+    assert run_bundle([str(video), "--live", "--span", "3", "--json", *seconds], folder=made) == 0
+    said = capsys.readouterr()
+    told = json.loads(said.out)
+    assert told["labels"] == []
+    assert 0 < told["frames"] < FRAMES
+    assert said.err == (
+        f"{video}: ended without a label, after {told['frames']} of the {FRAMES} frames that one takes, "
+        "spread over 3 s; give a smaller --span, or leave out --live\n"
+    )
+
+
 @pytest.mark.parametrize("gap", ["lost", "pause"])
 def test_what_was_seen_before_a_gap_is_forgotten(made, video, capsys, monkeypatch, gap):
     """Two times one frame fewer than a label needs."""
@@ -120,7 +134,9 @@ def test_what_was_seen_before_a_gap_is_forgotten(made, video, capsys, monkeypatc
     monkeypatch.setattr(live, "LONGEST_PAUSE", 0.3 if gap == "pause" else 60.0)
     seconds = "1.5" if gap == "lost" else "1.2"
     assert run_bundle(["0", "--span", "0.01", "--seconds", seconds], folder=made) == 0
-    assert "%" not in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "%" not in said.out
+    assert f"0: ended without a label, after {FRAMES - 1} of the {FRAMES} frames" in said.err
     assert gap == "pause" or len(connections) == 2
 
 
