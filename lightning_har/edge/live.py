@@ -30,7 +30,7 @@ from lightning_har.edge.runtime import (
     read_clip,
     top,
 )
-from lightning_har.edge.source import LiveSource, Timeline, is_camera, open_live, without_login
+from lightning_har.edge.source import USUAL_RATE, LiveSource, Timeline, is_camera, open_live, without_login
 from lightning_har.errors import ConfigError, HarError
 
 MOST_THREADS = 256
@@ -38,6 +38,9 @@ MOST_THREADS = 256
 
 LONGEST_PAUSE = 1.0
 """Seconds without a frame, beyond the span, after which what was seen before is forgotten."""
+
+USUAL_SPAN = 2.0
+"""Seconds of a camera for a network that takes its frames from all along a file, however long."""
 
 
 def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
@@ -57,7 +60,10 @@ def main(argv: Sequence[str] | None = None, folder: str | Path = ".") -> int:
     parser.add_argument("--top", type=count, default=3, help="labels of a file to print (default 3)")
     parser.add_argument("--live", action="store_true", help="treat a file as a camera: at its own pace")
     parser.add_argument(
-        "--span", type=seconds, default=2.0, help="seconds of a camera that the network sees at once (default 2)"
+        "--span",
+        type=seconds,
+        help=f"seconds of a camera that the network sees at once (default {USUAL_SPAN:g}; where it takes frames a "
+        f"fixed number apart, what these last at {USUAL_RATE} a second)",
     )
     parser.add_argument("--seconds", type=seconds, help="stop a camera or stream after this long")
     parser.add_argument("--output", metavar="FILE", help="write the video with its labels (.mp4)")
@@ -189,7 +195,26 @@ def _run_file(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     }
 
 
+def _span(bundle: Bundle, num_frames: int) -> float:
+    """Seconds of a camera that the network sees at once, so that it sees motion as fast as in its files.
+
+    Raises:
+        ConfigError: No window of evenly spaced frames is what the network takes.
+    """
+    sampling = bundle.sampling.with_defaults(bundle.spec)
+    if sampling.scheme == "dense":
+        return num_frames * sampling.time_stride / USUAL_RATE
+    if sampling.snippet_length != 1:
+        raise ConfigError(
+            f"{bundle.name} takes snippets of {sampling.snippet_length} consecutive frames from all along a clip, and "
+            "of a camera evenly spaced frames are seen; give it a file, without --live"
+        )
+    return USUAL_SPAN
+
+
 def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) -> dict[str, Any]:
+    own_span = _span(bundle, recognizer.num_frames)
+    span = args.span or own_span
     is_path = not is_camera(args.source) and "://" not in args.source
     # First, so that av is imported by one thread alone: two at once deadlock in its circular imports.
     convert = Converter(bundle.spec, bundle.sampling)
@@ -200,7 +225,7 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     annotator = Annotator(args.output, bundle) if args.output else None
     network, to_label = Stopwatch(), Stopwatch()
     # Frames of a window lie this far apart, whatever the camera's rate.
-    step = args.span / recognizer.num_frames
+    step = span / recognizer.num_frames
     begin = time.perf_counter()
     last = last_seen = -np.inf
     shown: list[tuple[str, float]] = []
@@ -208,7 +233,7 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
     skipped = connections = together = 0
     try:
         for frame, arrived in source:
-            if source.reconnects != connections or arrived - last_seen > args.span + LONGEST_PAUSE:
+            if source.reconnects != connections or arrived - last_seen > span + LONGEST_PAUSE:
                 # What was seen before a gap is no part of what happens after it.
                 recognizer.reset()
                 connections, last, shown, together = source.reconnects, -np.inf, [], 0
@@ -232,7 +257,7 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
         if not best:
             _say(
                 f"{name}: ended without a label, after {together} of the {recognizer.num_frames} frames that one takes"
-                f", spread over {args.span:g} s; give a smaller --span{', or leave out --live' if is_path else ''}"
+                f", spread over {span:g} s; give a smaller --span{', or leave out --live' if is_path else ''}"
             )
     except KeyboardInterrupt:
         _say("stopped")
@@ -249,6 +274,7 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
         "frame_to_label": to_label.percentiles(),
         "fps": round(network.count / elapsed, 1),
         "dropped": source.dropped,
+        "span_s": span,
         "left_out_by_span": skipped,
         "reconnects": source.reconnects,
     }

@@ -16,7 +16,7 @@ from edge_runs import interrupted, without_torch
 
 from lightning_har.edge import live
 from lightning_har.edge.live import main as run_bundle
-from lightning_har.edge.runtime import Stopwatch
+from lightning_har.edge.runtime import MANIFEST, Stopwatch, digest_of
 
 
 def test_a_file_as_a_camera(made, video):
@@ -97,6 +97,44 @@ def test_ctrl_c_twice_leaves_a_video_that_plays(made, video, tmp_path, monkeypat
     assert run_bundle([str(video), "--live", "--span", "0.1", "--output", str(target)], folder=made) == 130
     with av.open(str(target)) as written:
         assert len(list(written.decode(video=0))) > 0
+
+
+@pytest.mark.parametrize(
+    ("sampling", "options", "span"),
+    [
+        ({"scheme": "dense"}, [], FRAMES / 25),
+        ({"scheme": "dense", "time_stride": 2}, [], 2 * FRAMES / 25),
+        ({"scheme": "dense", "time_stride": 2, "snippet_length": FRAMES}, [], 2 * FRAMES / 25),
+        ({"scheme": "dense", "time_stride": 2}, ["--span", "0.9"], 0.9),
+        ({"scheme": "uniform"}, [], 2.0),
+        ({"scheme": "segments"}, [], 2.0),
+    ],
+)
+def test_a_window_is_as_long_as_the_frames_of_a_file(made, video, tmp_path, capsys, sampling, options, span):
+    folder = sampled(made, tmp_path / "b", **sampling)
+    assert run_bundle([str(video), "--live", "--json", *options], folder=folder) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert told["span_s"] == pytest.approx(span)
+    if not told["dropped"]:
+        assert told["frames"] == pytest.approx(30 / 25 * FRAMES / span, abs=1.5)
+
+
+@pytest.mark.parametrize("options", [[], ["--span", "1"]])
+def test_snippets_are_not_to_be_had_from_a_camera(made, video, tmp_path, capsys, options):
+    folder = sampled(made, tmp_path / "b", scheme="segments", snippet_length=2)
+    assert run_bundle([str(video), "--live", *options], folder=folder) == 2
+    assert "takes snippets of 2 consecutive frames" in capsys.readouterr().err
+    assert run_bundle([str(video)], folder=folder) == 0
+
+
+def sampled(made, folder, **sampling):
+    """A copy of a bundle that samples otherwise."""
+    shutil.copytree(made, folder)
+    values = json.loads((folder / MANIFEST).read_text())
+    values["sampling"] |= sampling
+    values["digest"] = digest_of({k: v for k, v in values.items() if k != "digest"})
+    (folder / MANIFEST).write_text(json.dumps(values))
+    return folder
 
 
 @pytest.mark.parametrize("ended_by", ["itself", "--seconds"])
