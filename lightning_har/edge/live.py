@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_har.data.decode import open_video
 from lightning_har.edge.annotate import Annotator
 from lightning_har.edge.runtime import (
     Bundle,
@@ -31,7 +32,7 @@ from lightning_har.edge.runtime import (
     top,
 )
 from lightning_har.edge.source import USUAL_RATE, LiveSource, Timeline, is_camera, open_live, without_login
-from lightning_har.errors import ConfigError, HarError
+from lightning_har.errors import ConfigError, DecodeError, HarError
 
 MOST_THREADS = 256
 """Starting very many more takes longer than anyone waits."""
@@ -254,6 +255,8 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
             last_seen = arrived
             if annotator is not None:
                 annotator.write(frame, shown, arrived)
+        if is_path:
+            _tell_what_is_cut_off(args.source)
         if not best:
             _say(
                 f"{name}: ended without a label, after {together} of the {recognizer.num_frames} frames that one takes"
@@ -278,6 +281,17 @@ def _run_live(args: argparse.Namespace, bundle: Bundle, recognizer: Recognizer) 
         "left_out_by_span": skipped,
         "reconnects": source.reconnects,
     }
+
+
+def _tell_what_is_cut_off(path: str) -> None:
+    """FFmpeg shows a file whose end is missing up to there, without a word."""
+    if not os.path.isfile(path):  # a pipe
+        return
+    try:
+        with contextlib.closing(open_video(path)) as video:
+            _ = video.num_frames
+    except DecodeError as error:
+        _say(str(error))
 
 
 def _print_labels(best: list[tuple[str, float]], prefix: str = "") -> None:

@@ -151,6 +151,18 @@ def test_a_source_that_is_shorter_than_the_window_is_told(made, video, capsys, e
     )
 
 
+def test_a_file_that_is_cut_off_is_told(made, make_video, tmp_path, capsys):
+    path = make_video(tmp_path / "cut.mp4", 30, options={"movflags": "faststart"})
+    whole = path.read_bytes()
+    for content, told in ((whole, False), (whole[: len(whole) * 3 // 4], True)):
+        path.write_bytes(content)
+        assert run_bundle([str(path), "--live", "--span", "0.1"], folder=made) == 0
+        said = capsys.readouterr()
+        assert "%" in said.out
+        assert bool(re.fullmatch(rf"{path}: is truncated: \d+ of its 30 frames lie beyond its end\n", said.err)) == told
+        assert told or said.err == ""
+
+
 @pytest.mark.parametrize("gap", ["lost", "pause"])
 def test_what_was_seen_before_a_gap_is_forgotten(made, video, capsys, monkeypatch, gap):
     """Two times one frame fewer than a label needs."""
