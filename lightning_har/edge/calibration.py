@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_har.data.datamodule import EVAL_SAMPLING, TRAIN_SAMPLING
-from lightning_har.edge.graphs import Graph
+from lightning_har.edge.graphs import Graph, example_video
 from lightning_har.errors import ConfigError
 from lightning_har.modules.base import IGNORE, ActionRecognizer
 from lightning_har.types import Batch, Video
@@ -143,6 +143,56 @@ def _single(video: Video) -> list[Video]:
     if video.ndim == 6:
         video = video[:, 0]  # views of one video are much alike
     return list(video.cpu().split(1))
+
+
+def check_shapes(module: ActionRecognizer, clips: Clips, any_time: bool = False) -> None:
+    """Refuse clips that the graphs do not take; an engine would refuse them too, and blame the format.
+
+    Nothing resizes them here: a graph normalises, no more.
+
+    Args:
+        module: What is exported.
+        clips: Taken for it.
+        any_time: Whether the graphs take any number of frames, and not the module's own alone.
+
+    Raises:
+        ConfigError: Other modalities, another shape or type than a graph takes.
+    """
+    wanted = _by_modality(example_video(module))
+    for role, some in (("calibration clip", clips.fit), ("clip to compare", clips.check)):
+        for clip in some:
+            given = _by_modality(clip)
+            if not wanted.keys() <= given.keys():
+                names = " and ".join(wanted) if "" not in wanted else "one clip, no dict of clips"
+                raise ConfigError(f"a {role} holds {', '.join(given) or 'one clip'}; this network takes {names}")
+            for name, example in wanted.items():
+                _check_shape(f"a {role}" + f" ({name})" * bool(name), given[name], example, any_time)
+
+
+def _by_modality(video: Video) -> Mapping[str, Tensor]:
+    return video if isinstance(video, Mapping) else {"": video}
+
+
+def _check_shape(what: str, given: Tensor, wanted: Tensor, any_time: bool) -> None:
+    """Compare (1, C, T, H, W), or (1, T, D), with an example."""
+    axes = ["frames", "features"] if wanted.ndim == 3 else ["channels", "frames", "height", "width"]
+    time = axes.index("frames")
+    shape, fit = list(given.shape[1:]), list(wanted.shape[1:])
+    if any_time and len(shape) == len(fit):
+        fit[time] = shape[time]
+    if shape != fit:
+        takes = ["any" if any_time and axis == "frames" else str(n) for axis, n in zip(axes, fit, strict=True)]
+        remedy = f"give clips of {' × '.join(takes)}"
+        if len(shape) == len(fit) and shape[time] != fit[time]:
+            remedy += "; a data module's frames are set by num_frames of its samplings"
+        raise ConfigError(
+            f"{what} is {' × '.join(map(str, shape))} ({' × '.join(axes)}), not what the network takes: {remedy}"
+        )
+    if given.dtype != wanted.dtype:
+        remedy = (
+            "uint8 as decoders give it, the graph normalises" if wanted.dtype == torch.uint8 else "float32 features"
+        )
+        raise ConfigError(f"{what} is {given.dtype}; the network takes {wanted.dtype}: give {remedy}")
 
 
 def _label(label: Tensor | Mapping[str, Tensor], index: int) -> Any:

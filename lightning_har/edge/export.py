@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_har.edge.calibration import Calibration, Clips, check_finite, collect, inputs_of
+from lightning_har.edge.calibration import Calibration, Clips, check_finite, check_shapes, collect, inputs_of
 from lightning_har.edge.graphs import Graph, Kind, build_graphs
 from lightning_har.edge.parity import TOLERANCE, compare
 from lightning_har.edge.refusal import Unsupported
@@ -109,6 +109,8 @@ def export(
         raise ConfigError("calibration is for int8; ask for int8 too, or leave the calibration out")
     kind = kind or "clip"
     clips = collect(module, calibration) if int8 else None
+    if clips is not None:
+        check_shapes(module, clips, any_time=kind == "stream" or "time" in dynamic)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     files: dict[str, Path] = {}

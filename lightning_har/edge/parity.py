@@ -83,7 +83,7 @@ def compare(
         errors, agreed, greatest = [], [], 0.0
         for clip in shown:
             expected = _logits(module, clip, device)
-            given = _run(recognizer, graphs, clip)
+            given = _run(recognizer, graphs, _in_order(module, clip))
             for x, y in zip(given, expected, strict=True):
                 errors.append(float(np.abs(x - y).max()))
                 greatest = max(greatest, float(np.abs(y).max()))
@@ -91,7 +91,7 @@ def compare(
         for what, clip in _other_sizes(module, dynamic, frames):
             expected = _logits(module, clip, device)
             try:
-                given = _run(recognizer, graphs, clip)
+                given = _run(recognizer, graphs, _in_order(module, clip))
             except Exception as error:  # the engine's own
                 raise ConfigError(
                     f"the exported {format} graph does not take {what}, though the axis was to stay open: "
@@ -131,6 +131,11 @@ def _other_sizes(module: ActionRecognizer, dynamic: tuple[Dynamic, ...], frames:
     if "time" in dynamic:
         other = 2 * frames if frames <= MOST_FRAMES // 2 else frames // 2
         yield f"{other} frames", example_video(module, num_frames=other, seed=3)
+
+
+def _in_order(module: ActionRecognizer, clip: Video) -> Video:
+    """Of a dict the modalities that the graph takes, in its order."""
+    return {name: clip[name] for name in module.spec} if isinstance(clip, Mapping) else clip  # type: ignore[union-attr]
 
 
 def _run(recognizer: Recognizer, graphs: Mapping[str, Any], clip: Video) -> list[np.ndarray[Any, Any]]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from edge_models import batches, clips, cnn_rnn, tsn
+from edge_models import batches, clips, cnn_rnn, features, of_features, tsn
 
 from lightning_har.data.folder import VideoFolderDataModule
 from lightning_har.edge.export import export
+from lightning_har.edge.graphs import example_video
 from lightning_har.errors import ConfigError
+from lightning_har.modules.two_stream import TwoStreamModule
+from lightning_har.spec import Sampling
 
 
 @pytest.mark.parametrize(
@@ -128,3 +131,68 @@ def test_calibration_samples_as_the_bundle_will(tmp_path):
     given = VideoFolderDataModule(tmp_path, train_sampling=own, eval_sampling=own, batch_size=1, num_workers=0)
     collect(module, given)
     assert given.train_sampling == given.eval_sampling == own
+
+
+def moved(batch, change):
+    return {**batch, "video": change(batch["video"])}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda x: x.repeat(1, 1, 2, 1, 1)[:, :, :8],
+            r"is 3 × 8 × 64 × 64 .*give clips of 3 × 6 × 64 × 64; .*num_frames",
+        ),
+        (lambda x: x[..., :32], r"is 3 × 6 × 64 × 32 .*give clips of 3 × 6 × 64 × 64$"),
+        (lambda x: x[:, :2], r"is 2 × 6 × 64 × 64 .*give clips of 3 × 6 × 64 × 64$"),
+        (lambda x: x.float(), r"is torch\.float32; .* takes torch\.uint8: give uint8 as decoders give it"),
+        (lambda x: {"rgb": x, "flow": x}, "holds rgb, flow; this network takes one clip, no dict"),
+    ],
+    ids=["frames", "size", "channels", "type", "modalities"],
+)
+def test_clips_that_the_network_does_not_take_are_refused_as_such(tmp_path, change, words):
+    """And not as something that the format lacks."""
+    calibration = [moved(clips(4), change)]
+    with pytest.raises(ConfigError, match=f"a calibration clip {words}"):
+        export(cnn_rnn(), tmp_path / "out", int8=True, calibration=calibration)
+    assert not list(tmp_path.iterdir())
+
+
+def test_clips_to_compare_are_looked_at_before_anything_is_written(tmp_path):
+    calibration = [*(clips(4) for _ in range(9)), clips(4, frames=8)]
+    with pytest.raises(ConfigError, match="a clip to compare is 3 × 8 × 64 × 64"):
+        export(cnn_rnn(), tmp_path / "out", int8=True, calibration=calibration)
+    assert not list(tmp_path.iterdir())
+
+
+def test_frames_of_ones_own_sampling_are_refused_with_the_argument_that_sets_them(tmp_path, make_video):
+    for i in range(8):
+        make_video(tmp_path / "clips" / "ab"[i % 2] / f"{i}.mp4", num_frames=8)
+    data = VideoFolderDataModule(tmp_path / "clips", train_sampling=Sampling(num_frames=8), batch_size=2, num_workers=0)
+    with pytest.raises(ConfigError, match=r"is 3 × 8 × 64 × 64 .*set by num_frames of its samplings"):
+        export(cnn_rnn(), tmp_path / "out", int8=True, calibration=data, kind="frames")
+
+
+def test_features_of_another_width_are_refused(tmp_path):
+    calibration = [moved(features(), lambda x: x[..., :6])]
+    with pytest.raises(ConfigError, match=r"is 25 × 6 \(frames × features\), .*give clips of 25 × 8"):
+        export(of_features(), tmp_path, int8=True, calibration=calibration)
+
+
+@pytest.mark.parametrize(
+    "options", [{"kind": "stream"}, {"dynamic": ("time",)}], ids=["a stream", "time that stays open"]
+)
+def test_any_number_of_frames_calibrates_graphs_that_take_it(tmp_path, options):
+    module = cnn_rnn("gru") if "kind" in options else tsn()
+    calibration = [clips(4, frames=8), clips(4, frames=4)]
+    assert export(module, tmp_path, int8=True, calibration=calibration, **options).files
+
+
+@pytest.mark.slow
+def test_the_order_of_the_modalities_of_a_batch_is_of_no_matter(tmp_path):
+    options = {"backbone": "resnet10t", "num_segments": 2, "pretrained": False, "input_size": 64}
+    module = TwoStreamModule(4, "tsn", options).eval()
+    video = example_video(module, batch_size=4)
+    batch = {**clips(4), "video": dict(reversed(video.items()))}
+    assert export(module, tmp_path, int8=True, calibration=[batch]).clips == 4
