@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_har.edge.calibration import Calibration, Clips, check_finite, check_shapes, collect, inputs_of
 from lightning_har.edge.graphs import Graph, Kind, build_graphs
 from lightning_har.edge.parity import TOLERANCE, compare
-from lightning_har.edge.refusal import Unsupported
+from lightning_har.edge.refusal import Unsupported, smallest_layer
 from lightning_har.edge.rounding import round_and_correct_bias
 from lightning_har.edge.runtime import open_graph
 from lightning_har.edge.writers import SUFFIX, Dynamic, Format, write
@@ -127,7 +127,8 @@ def export(
             write(graph, path, format, inputs, tuple(dynamic))
         except Unsupported as error:
             other: Format = "executorch" if format == "onnx" else "onnx"
-            raise ConfigError(f"{error}. {_verdict(graph, other, inputs, tuple(dynamic))}") from error
+            verdict = _verdict(graph, other, inputs, tuple(dynamic))
+            raise ConfigError(f"{_with_layer(error, graph, format, inputs)}. {verdict}") from error
         files[graph.name] = path
     start = [x.numpy() for name, x in graphs[0].inputs.items() if name.startswith("state_")]
     parity = compare(module, files, format, kind, clips, start, tuple(dynamic))
@@ -143,6 +144,38 @@ def _rounded(graph: Graph, clips: Clips) -> list[tuple[Tensor, ...]]:
     inputs = list(inputs_of(graph, clips.fit))
     round_and_correct_bias(graph.net, inputs)
     return inputs
+
+
+class _Alone(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
+        out = self.layer(*inputs)
+        return out if isinstance(out, tuple) else (out,)
+
+
+def _with_layer(
+    error: Unsupported, graph: Graph, format: Format, inputs: list[tuple[Tensor, ...]] | None
+) -> Unsupported:
+    """A refusal with the layer that it is for; where the exporter did not tell, each is written alone."""
+    if error.layers:
+        return error
+
+    def fails(layer: nn.Module, values: tuple[Tensor, ...]) -> bool:
+        alone = Graph("layer", _Alone(layer), {f"input_{i}": x for i, x in enumerate(values)}, (), graph.feed)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                write(alone, Path(folder) / f"layer{SUFFIX[format]}", format, None if inputs is None else [values], ())
+            except Unsupported:
+                return True
+            except HarError:  # it cannot be traced alone
+                return False
+        return False
+
+    values = tuple(graph.inputs.values()) if inputs is None else inputs[0]
+    return Unsupported(error.what, error.part, error.reason, smallest_layer(graph.net, values, fails))
 
 
 def _verdict(graph: Graph, other: Format, inputs: list[tuple[Tensor, ...]] | None, dynamic: tuple[Dynamic, ...]) -> str:

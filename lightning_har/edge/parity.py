@@ -16,7 +16,7 @@ from lightning_har.edge.graphs import Kind, example_video, head_names
 from lightning_har.edge.refusal import reason
 from lightning_har.edge.runtime import Recognizer, open_graph
 from lightning_har.edge.writers import MOST_FRAMES, Dynamic, Format
-from lightning_har.errors import ConfigError, WeightsError
+from lightning_har.errors import ConfigError
 from lightning_har.modules.base import ActionRecognizer
 from lightning_har.types import Video
 
@@ -63,14 +63,9 @@ def compare(
         dynamic: Axes that stay open, each tried at another size.
 
     Raises:
-        ConfigError: A file cannot be loaded, refuses an open axis, gives NaN, or differs though it is float.
+        ConfigError: A file refuses an open axis, gives NaN, or differs though it is float.
     """
-    try:
-        graphs = {part: open_graph(path) for part, path in files.items()}
-    except WeightsError as error:
-        raise ConfigError(
-            f"{format} wrote a graph that it cannot load ({error}); take the other format, or another kind"
-        ) from error
+    graphs = {part: open_graph(path) for part, path in files.items()}
     heads = head_names(module)
     specs = [module.spec] if not isinstance(module.spec, Mapping) else list(module.spec.values())
     frames = specs[0].num_frames if specs[0] is not None else 25

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lightning_har.edge.graphs import Graph
 from lightning_har.errors import ConfigError
@@ -15,7 +16,18 @@ _NAMESPACES = "aten|prims|quantized_decomposed"
 
 
 class Unsupported(ConfigError):
-    """A format does not take a graph; whether the other does is not said yet."""
+    """A format does not take a graph; whether the other does is not said yet.
+
+    Args:
+        what: Format and precision, in words.
+        part: Name of the graph.
+        reason: The exporter's.
+        layers: Of the graph, where the exporter's words tell them.
+    """
+
+    def __init__(self, what: str, part: str, reason: str, layers: str = "") -> None:
+        super().__init__(f"{what} does not take {layers or f'part {part!r}'}: {reason}")
+        self.what, self.part, self.reason, self.layers = what, part, reason, layers
 
 
 def unsupported(graph: Graph, programs: list[Any], what: str, error: Exception) -> Unsupported:
@@ -39,8 +51,8 @@ def unsupported(graph: Graph, programs: list[Any], what: str, error: Exception) 
             if (operator := _operator(node)) and _bare(operator.partition("::")[2]) in named
         ]
     places = list(dict.fromkeys(places))
-    where = ", ".join(places[:4]) + f" and {len(places) - 4} more" * (len(places) > 4) or f"part {graph.name!r}"
-    return Unsupported(f"{what} does not take {where}: {reason(error)}")
+    layers = ", ".join(places[:4]) + f" and {len(places) - 4} more" * (len(places) > 4)
+    return Unsupported(what, graph.name, reason(error), layers)
 
 
 def _operator(node: Any) -> str:
@@ -79,6 +91,42 @@ def reason(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+
+
+def smallest_layer(
+    net: torch.nn.Module, inputs: tuple[Tensor, ...], fails: Callable[[torch.nn.Module, tuple[Tensor, ...]], bool]
+) -> str:
+    """The smallest layer that a format does not take alone either; empty where there is none.
+
+    Args:
+        net: Which it does not take.
+        inputs: Of it; what each layer is given follows from them.
+        fails: Whether it does not take a layer with these inputs.
+    """
+    given: dict[str, tuple[Tensor, ...]] = {}
+    handles = []
+    for name, layer in net.named_modules():
+
+        def note(layer: torch.nn.Module, inputs: Any, name: str = name) -> None:
+            if name and all(isinstance(x, Tensor) for x in inputs):
+                given.setdefault(name, inputs)
+
+        handles.append(layer.register_forward_pre_hook(note))
+    try:
+        with torch.no_grad():
+            net(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    found, fine = "", tuple[str, ...]()
+    for name, values in given.items():  # a layer stands before those within it
+        if not name.startswith(found and f"{found}.") or name.startswith(fine):
+            continue
+        if fails(net.get_submodule(name), values):
+            found = name
+        else:
+            fine = (*fine, f"{name}.")
+    return found and f"{found} ({type(net.get_submodule(found)).__name__})"
 
 
 def failing_layer(net: torch.nn.Module, trace: Callable[[], Any]) -> str | None:

@@ -15,7 +15,8 @@ from lightning_har.edge.integers import integer_operators
 from lightning_har.edge.quantize_onnx import quantize_onnx
 from lightning_har.edge.quantize_pt2e import quantize_pt2e
 from lightning_har.edge.refusal import failing_layer, reason, unsupported
-from lightning_har.errors import ConfigError, HarError
+from lightning_har.edge.runtime import open_graph
+from lightning_har.errors import ConfigError, HarError, WeightsError
 
 Format = Literal["onnx", "executorch"]
 Dynamic = Literal["batch", "time"]
@@ -33,7 +34,7 @@ _NEEDS = {
 def write(
     graph: Graph, path: Path, format: Format, inputs: list[tuple[Tensor, ...]] | None, dynamic: tuple[Dynamic, ...]
 ) -> None:
-    """Write a graph, in int8 where there are inputs to calibrate on.
+    """Write a graph, in int8 where there are inputs to calibrate on, and load it once.
 
     Args:
         graph: Its weights already on their grids where it becomes int8.
@@ -61,6 +62,12 @@ def write(
                 raise
             except Exception as error:  # onnxruntime's quantizer raises whatever its parts raise
                 raise unsupported(graph, [program], "onnx in int8", error) from error
+    try:
+        open_graph(path)
+    except WeightsError as error:  # an exporter may write what its engine refuses
+        path.unlink()
+        what = format if inputs is None else f"{format} in int8"
+        raise unsupported(graph, [], what, error) from error
 
 
 def _dynamic_shapes(graph: Graph, dynamic: tuple[Dynamic, ...], format: Format) -> Any:

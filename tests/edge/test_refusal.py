@@ -5,16 +5,17 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+import onnx
 import pytest
 import torch
 from edge_models import features, of_features
 from torch import nn
 
 from lightning_har.edge import export as export_file
-from lightning_har.edge import writers
+from lightning_har.edge import runtime, writers
 from lightning_har.edge.export import export
 from lightning_har.edge.refusal import Unsupported
-from lightning_har.errors import ConfigError
+from lightning_har.errors import ConfigError, WeightsError
 
 
 def pairwise(x):
@@ -60,7 +61,7 @@ def test_the_other_format_is_tried_as_it_was_asked_for(tmp_path, monkeypatch):
     def see(graph, path, format, inputs, dynamic):
         asked.append((format, inputs is not None, dynamic))
         if format == "executorch":
-            raise Unsupported("no")
+            raise Unsupported(format, graph.name, "no", "a layer")
         write(graph, path, format, inputs, dynamic)
 
     monkeypatch.setattr(export_file, "write", see)
@@ -87,12 +88,58 @@ def test_what_cannot_be_traced_is_named_with_its_layer(tmp_path):
         export(of_features(odd), tmp_path)
 
 
-def test_a_quantizers_own_error_names_the_part(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise ValueError("no scale for aten::addmm")
+@pytest.mark.parametrize("depth", [0, 1], ids=["of one layer", "of layers that fail only together"])
+def test_where_the_exporter_names_no_operator_the_smallest_layer_that_fails_alone_is_named(
+    tmp_path, monkeypatch, depth
+):
+    quantize = writers.quantize_onnx
+
+    def refuse(source, path, inputs):
+        if [node.op_type for node in onnx.load(source).graph.node].count("Tanh") > depth:
+            raise ValueError("no scale for aten::addmm")
+        quantize(source, path, inputs)
 
     monkeypatch.setattr(writers, "quantize_onnx", refuse)
     monkeypatch.setattr(export_file, "_verdict", lambda *args: "verdict")
     calibration = [features(seed=s) for s in range(2)]
-    with pytest.raises(ConfigError, match=r"onnx in int8 does not take part 'model': no scale .*verdict"):
-        export(of_features(), tmp_path, int8=True, calibration=calibration)
+    module = of_features(torch.tanh)
+    module.net.head = nn.Sequential(module.net.head, nn.Sequential(nn.Tanh(), nn.Tanh()))
+    where = [r"net\.head\.0\.1 \(Tail\)", r"net\.head\.1 \(Sequential\)"][depth]
+    with pytest.raises(ConfigError, match=rf"onnx in int8 does not take {where}: no scale .*verdict"):
+        export(module, tmp_path, int8=True, calibration=calibration)
+
+
+@pytest.mark.parametrize("other", ["does", "does not take it either"])
+def test_what_is_written_but_not_loaded_is_refused_with_its_layer_and_the_other_format_tried(
+    tmp_path, monkeypatch, other
+):
+    """As if onnxruntime did not know Tanh."""
+    opened = writers.open_graph
+
+    def refuse(path, threads=1):
+        if path.suffix == ".onnx" and any(node.op_type == "Tanh" for node in onnx.load(path).graph.node):
+            raise WeightsError(f"{path}: cannot load it: error 14")
+        return opened(path, threads)
+
+    def write_executorch(graph, path, shapes, inputs):
+        if other != "does":
+            raise Unsupported("executorch", graph.name, "no", "a layer")
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(writers, "open_graph", refuse)
+    monkeypatch.setattr(writers, "write_executorch", write_executorch)
+    monkeypatch.setattr(runtime, "_open_executorch", lambda path, threads: lambda inputs: [])
+    with pytest.raises(ConfigError, match=rf"onnx does not take net\.head\.1 \(Tail\): .*error 14.*{other}$"):
+        export(of_features(torch.tanh), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_layers_of_which_none_fails_alone_leave_the_part(tmp_path, monkeypatch):
+    def refuse(source, path, inputs):
+        raise ValueError("no scale")
+
+    monkeypatch.setattr(writers, "quantize_onnx", refuse)
+    monkeypatch.setattr(export_file, "smallest_layer", lambda *args: "")
+    monkeypatch.setattr(export_file, "_verdict", lambda *args: "verdict")
+    with pytest.raises(ConfigError, match=r"onnx in int8 does not take part 'model': no scale\. verdict"):
+        export(of_features(), tmp_path, int8=True, calibration=[features(seed=s) for s in range(2)])
