@@ -6,16 +6,19 @@ quoted. The last column quantizes with PT2E for x86, compiles the quantized grap
     python benchmarks/support_matrix.py [--only gru i3d] [--columns onnx executorch] [--out docs/support-matrix.md]
 
 With --only the other models' rows stay as they are, with --columns the other columns of a row; a cell that was never
-tried says so. Compiling with Inductor takes most of the time. --tflite gives study E's own MobileNetV2, whose row is
-left out without it: it has no random weights.
+tried says so. The page's second table keeps which cells are of which versions, and whether the machine was busy then.
+Compiling with Inductor takes most of the time. --tflite gives study E's own MobileNetV2, whose row is left out without
+it: it has no random weights.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import re
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from functools import partial
@@ -94,11 +97,15 @@ network with random weights it says little; agreement is measured on trained one
 part, features too; the time is the least of the calls of two seconds, at least ten, of each part with two threads. The
 parts of "frames" are one frame and the head over a clip's features, of "stream" one step, of "clip" the whole clip. A
 refusal is quoted. "4 of 9 layers" says how many convolutions and linear layers hold their weights in int8 after PT2E
-for x86; the rest stay float. Rows and columns need not be of one run.
-
-With {versions} on {cpu}.
+for x86; the rest stay float.
 
 {table}
+
+## Which run a cell is of
+
+Times that were taken beside other work are up to several times too long.
+
+{runs}
 
 ## 3D convolutions in int8
 
@@ -138,6 +145,9 @@ COLUMNS = {
 }
 
 
+NAMES = {"onnx": "ONNX", "executorch": "ExecuTorch", "inductor": "PT2E"}
+
+
 def batches(module: Any) -> list[dict[str, Any]]:
     return [
         {
@@ -155,9 +165,20 @@ def attempt(work: Callable[[], str]) -> str:
     try:
         return work()
     except HarError as error:
-        return "no: " + re.sub(r"\S*/(\w+\.(?:onnx|pte))", r"\1", str(error)).replace("|", "/").replace("\n", " ")[:240]
+        return "no: " + shorten(re.sub(r"\S*/(\w+\.(?:onnx|pte))", r"\1", str(error)), 240)
     except Exception as error:  # an engine's own error is an answer too; its type says that we did not expect it
-        return f"no ({type(error).__name__}): " + " ".join(str(error).split()).replace("|", "/")[:120]
+        return f"no ({type(error).__name__}): " + shorten(str(error), 120)
+
+
+def shorten(reason: str, most: int) -> str:
+    """A reason in one line, cut at a word; its last sentence stays, which says what the other format does."""
+    reason = " ".join(reason.split()).replace("|", "/")
+    head, _, end = reason.rpartition(". ")
+    if len(reason) <= most:
+        return reason
+    if not head or len(end) > most // 2:
+        return textwrap.shorten(reason, most, placeholder=" ...")
+    return textwrap.shorten(head, most - len(end) - 1, placeholder=" ...") + f" {end}"
 
 
 def exported(build: Callable[[], Any], kind: Any, format: Any, int8: bool) -> str:
@@ -223,13 +244,24 @@ def least(run: Callable[[], Any], count: int = 10, seconds: float = 2.0) -> floa
     return min(times)
 
 
-def rows_of(page: Path) -> dict[str, list[str]]:
-    """The cells of the page's rows by model, the first of them what it was cut as."""
+def tables_of(page: Path) -> list[list[list[str]]]:
+    """The cells of each table's rows, without its title row."""
     if not page.is_file():
-        return {}
-    lines = [line for line in page.read_text().splitlines() if line.startswith("| ")][1:]
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {name: rest for name, *rest in cells}
+        return []
+    tables = [re.findall(r"^\| .*", part, re.MULTILINE) for part in page.read_text().split("\n\n")]
+    return [[[x.strip() for x in line.strip("|").split("|")] for line in lines[1:]] for lines in tables if lines]
+
+
+def table(titles: list[str], rows: list[list[str]]) -> str:
+    first, *rest = [f"| {' | '.join(row)} |" for row in [titles, *rows]]
+    return "\n".join([first, "|---" * len(titles) + "|", *rest])
+
+
+def this_run() -> str:
+    """Versions and machine in words; called before the first model, whose own work would look like another's."""
+    packages = ("torch", "torchao", "executorch", "onnxruntime", "onnxscript")
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+    return f"{versions}; {hardware()['cpu']}" + "; beside other work" * (os.getloadavg()[0] > 0.5)
 
 
 def main() -> None:
@@ -241,9 +273,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     titles = [title for titles in COLUMNS.values() for title in titles]
-    rows = rows_of(args.out)
-    packages = ("torch", "torchao", "executorch", "onnxruntime", "onnxscript")
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in packages)
+    cells, told = [*tables_of(args.out), [], []][:2]
+    rows = {name: rest for name, *rest in cells}
+    run = this_run()
+    run_of = {(m, c): r for r, *models in told for c, of in zip(COLUMNS, models, strict=True) for m in of.split("; ")}
     models = dict(MODELS)
     if args.tflite is not None:  # study E's, in its own integers
         options = {"backbone": "mobilenetv2_quant", "pretrained": str(args.tflite), "input_size": None}
@@ -261,13 +294,18 @@ def main() -> None:
         old = rows.get(name, [kind, *["not tried"] * len(titles)])[1:]
         now = [attempt(tried[title]) if title in wanted else cell for title, cell in zip(titles, old, strict=True)]
         rows[name] = [kind, *now]
+        run_of.update({(name, column): run for column in args.columns})
         print(name, rows[name], flush=True)
-        table = [
-            "| model | cut as | " + " | ".join(titles) + " |",
-            "|---" * (len(titles) + 2) + "|",
-            *(f"| {' | '.join([m, *rows[m]])} |" for m in [*MODELS, "mobilenetv2_quant gru"] if m in rows),
+        shown = [m for m in [*MODELS, "mobilenetv2_quant gru"] if m in rows]
+        runs = [
+            [r, *("; ".join(m for m in shown if run_of.get((m, column)) == r) for column in COLUMNS)]
+            for r in dict.fromkeys([*(r for r, *_ in told), run])
         ]
-        args.out.write_text(PAGE.format(versions=versions, cpu=hardware()["cpu"], table="\n".join(table)))
+        page = PAGE.format(
+            table=table(["model", "cut as", *titles], [[m, *rows[m]] for m in shown]),
+            runs=table(["run", *NAMES.values()], [row for row in runs if any(row[1:])]),
+        )
+        args.out.write_text(page)
     print(f"wrote {args.out}")
 
 

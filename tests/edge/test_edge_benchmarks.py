@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from scripts import load_script
 from videos import write_video
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -133,3 +134,46 @@ def test_clips_too_short_to_stream_are_refused_at_once(class_folder, tmp_path):
     assert done.returncode == 1
     assert "validation clips has 25 frames; give longer --videos" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def run_matrix(monkeypatch, page, *argv):
+    script = load_script("support_matrix")
+    monkeypatch.setattr(script, "exported", lambda *args: "tried anew")
+    monkeypatch.setattr(sys, "argv", ["support_matrix.py", *argv, "--out", str(page)])
+    return script
+
+
+def test_a_partial_run_leaves_the_other_rows_and_columns_with_their_versions(tmp_path, monkeypatch):
+    page = tmp_path / "matrix.md"
+    script = run_matrix(monkeypatch, page, "--only", "gru, streaming", "gru", "i3d", "--columns", "onnx", "executorch")
+    monkeypatch.setattr(script, "this_run", lambda: "old; quiet")
+    script.main()
+    script = run_matrix(monkeypatch, page, "--only", "gru", "--columns", "executorch")
+    monkeypatch.setattr(script, "this_run", lambda: "new; beside other work")
+    script.main()
+    rows, runs = script.tables_of(page)
+    assert [row[0] for row in rows] == ["gru", "gru, streaming", "i3d"]
+    assert runs == [
+        ["old; quiet", "gru; gru, streaming; i3d", "gru, streaming; i3d", ""],
+        ["new; beside other work", "", "gru", ""],
+    ]
+    run_matrix(monkeypatch, page, "--only", "gru, streaming", "i3d", "--columns", "executorch")
+    script.main()
+    assert script.tables_of(page)[1][0] == ["old; quiet", "gru; gru, streaming; i3d", "", ""]
+
+
+def test_other_work_at_the_start_is_told(monkeypatch):
+    script = load_script("support_matrix")
+    for load, busy in ((0.1, False), (1.9, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert script.this_run().endswith("; beside other work") == busy
+
+
+def test_a_long_reason_keeps_what_the_other_format_does():
+    shorten = load_script("support_matrix").shorten
+    layers = ", ".join(f"net.blocks.{i} (Conv3d: aten.convolution)" for i in range(20))
+    told = shorten(f"executorch does not take {layers}: no kernel. format='onnx' does", 240)
+    assert told.endswith("(Conv3d: ... format='onnx' does")
+    assert 200 < len(told) <= 240
+    assert shorten("a | b\nc. It does", 240) == "a / b c. It does"
+    assert shorten("word " * 100, 120).endswith("word ...")
