@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -44,12 +45,12 @@ def collect(module: ActionRecognizer, source: Calibration | None, max_clips: int
     """Take clips for calibration and for checking it.
 
     Args:
-        module: Whose InputSpec a data module is given, and whose samplings where it has none of its own.
+        module: Whose InputSpec a copy of a data module is given, and whose samplings where it has none of its own.
         source: A data module, or an iterable of labelled batches.
         max_clips: Of each kind.
 
     Raises:
-        ConfigError: No data, clips of one class only, or values that are not finite.
+        ConfigError: No data or loader, clips of one class only, or values that are not finite.
     """
     if source is None:
         raise ConfigError(
@@ -57,11 +58,11 @@ def collect(module: ActionRecognizer, source: Calibration | None, max_clips: int
             "module or labelled batches"
         )
     if hasattr(source, "train_dataloader"):
-        _introduce(module, source)
+        source = _introduced(module, source)
         source.prepare_data()
         source.setup("fit")
-        fit, labels = _take(source.train_dataloader(), max_clips)
-        check, _ = _take(_spread(source.val_dataloader(), max_clips), max_clips)
+        fit, labels = _take(_loader(source, "train_dataloader"), max_clips)
+        check, _ = _take(_spread(_loader(source, "val_dataloader"), max_clips), max_clips)
     else:
         fit, labels = _take(source, 2 * max_clips)
         check = []
@@ -78,8 +79,11 @@ def collect(module: ActionRecognizer, source: Calibration | None, max_clips: int
     return Clips(fit, check or fit, bool(check))
 
 
-def _introduce(module: ActionRecognizer, source: Any) -> None:
-    """The data learns what the network takes, and samples as the module was trained and as a bundle will."""
+def _introduced(module: ActionRecognizer, source: Any) -> Any:
+    """A copy of the data that knows what the network takes, and samples as the module was trained and a bundle will."""
+    source = copy.copy(source)
+    # Those that it keeps its data sets in.
+    vars(source).update({name: dict(value) for name, value in vars(source).items() if type(value) is dict})
     source.spec = module.spec
     if getattr(source, "train_sampling", None) is TRAIN_SAMPLING and module.train_sampling is not None:
         source.train_sampling = module.train_sampling
@@ -90,6 +94,19 @@ def _introduce(module: ActionRecognizer, source: Any) -> None:
         source.eval_sampling = replace(
             one, num_clips=1, num_frames=None, crop="full" if one.crop == "full" else "center"
         )
+    return source
+
+
+def _loader(source: Any, name: str) -> Any:
+    """What a data module's method gives; Lightning's own, in core.hooks, only raises."""
+    method = getattr(source, name, None)
+    loader = None if method is None or str(method.__module__).endswith("core.hooks") else method()
+    if loader is None:
+        raise ConfigError(
+            f"{type(source).__name__} gives no {name}; int8 calibrates on a data module's training clips and compares "
+            f"on its validation clips: give it a {name}, or give labelled batches, which are parted"
+        )
+    return loader
 
 
 def _spread(loader: Any, count: int) -> Any:

@@ -72,7 +72,8 @@ def compare(
     recognizer = Recognizer(graphs, kind, frames, heads, state)
     # Others than that which was traced.
     shown = clips.check if clips is not None else [example_video(module, seed=1), example_video(module, seed=2)]
-    training, device = module.training, next(module.parameters()).device
+    device = next(module.parameters()).device
+    modes = {part: part.training for part in module.modules()}
     module.eval()
     try:
         errors, agreed, greatest = [], [], 0.0
@@ -99,7 +100,8 @@ def compare(
                     errors.append(float(np.abs(x - y).max()))
                     greatest = max(greatest, float(np.abs(y).max()))
     finally:
-        module.train(training)
+        for part, mode in modes.items():  # module.train() would wake those that were in eval mode alone
+            part.training = mode
     worst = float(np.max(errors))  # unlike Python's max, NaN wherever one is
     if not np.isfinite(worst):
         raise ConfigError(f"the exported {format} graph gives NaN or infinite logits")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from edge_models import batches, clips, cnn_rnn, features, of_features, tsn
 
@@ -123,14 +124,55 @@ def test_calibration_samples_as_the_bundle_will(tmp_path):
         write_video(tmp_path / "abcd"[i % 4] / f"{i}.mp4", video.permute(1, 2, 3, 0).numpy())
     module = tsn()
     module.eval_sampling = replace(module.eval_sampling, num_clips=10, crop="three")  # the runner takes one view
-    data = VideoFolderDataModule(tmp_path, batch_size=1, num_workers=0)
+    asked = []
+
+    class Data(VideoFolderDataModule):
+        def val_dataloader(self):
+            asked.append((self.train_sampling, self.eval_sampling))
+            return super().val_dataloader()
+
+    data = Data(tmp_path, batch_size=1, num_workers=0)
+    before = dict(vars(data))
     collect(module, data)
-    assert data.train_sampling == module.train_sampling
-    assert data.eval_sampling == replace(module.eval_sampling, num_clips=1, crop="center")
     own = Sampling("dense", crop="full")
-    given = VideoFolderDataModule(tmp_path, train_sampling=own, eval_sampling=own, batch_size=1, num_workers=0)
-    collect(module, given)
-    assert given.train_sampling == given.eval_sampling == own
+    collect(module, Data(tmp_path, train_sampling=own, eval_sampling=own, batch_size=1, num_workers=0))
+    middle = replace(module.eval_sampling, num_clips=1, crop="center")
+    assert asked == [(module.train_sampling, middle), (own, own)]
+    # And the data is what it was: what it gives next is not what calibrated.
+    assert vars(data) == before
+    assert not data._datasets
+
+
+class Plain(pl.LightningDataModule):
+    """As one writes it for another library: no spec, no samplings."""
+
+    def train_dataloader(self):
+        return batches()
+
+
+class WithNone(Plain):
+    def val_dataloader(self):
+        return None
+
+
+class Duck:
+    prepare_data = setup = lambda self, stage=None: None
+    train_dataloader = Plain.train_dataloader
+
+
+@pytest.mark.parametrize("kind", [Plain, WithNone, Duck])
+def test_a_data_module_without_validation_data_is_told_so(kind):
+    from lightning_har.edge.calibration import collect
+
+    with pytest.raises(ConfigError, match=f"{kind.__name__} gives no val_dataloader; .*or give labelled batches"):
+        collect(cnn_rnn("avg"), kind())
+
+
+def test_a_data_module_without_training_data_is_told_so():
+    from lightning_har.edge.calibration import collect
+
+    with pytest.raises(ConfigError, match="LightningDataModule gives no train_dataloader"):
+        collect(cnn_rnn("avg"), pl.LightningDataModule())
 
 
 def moved(batch, change):

@@ -129,3 +129,12 @@ def test_what_is_allowed_grows_with_logits_over_1(tmp_path, monkeypatch, by, is_
             export(module, tmp_path)
     else:
         export(module, tmp_path)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_each_part_of_the_module_keeps_its_mode(tmp_path, training):
+    module = of_features().train(training)
+    module.net.head.train(not training)
+    modes = [part.training for part in module.modules()]
+    export(module, tmp_path)
+    assert [part.training for part in module.modules()] == modes
