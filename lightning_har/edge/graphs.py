@@ -126,7 +126,7 @@ def example_video(module: ActionRecognizer, batch_size: int = 1, num_frames: int
             name = type(module).__name__
             raise ConfigError(f"{name} takes features; give it an argument feature_dim that says how many of a frame")
         dim = int(module.hparams["feature_dim"])
-        return torch.randn(batch_size, num_frames or 25, dim, generator=generator)
+        return torch.randn(batch_size, num_frames or feature_frames(module), dim, generator=generator)
     specs = {"": module.spec} if isinstance(module.spec, InputSpec) else dict(module.spec)
     clips = {
         name: torch.randint(
@@ -139,6 +139,11 @@ def example_video(module: ActionRecognizer, batch_size: int = 1, num_frames: int
         for name, s in specs.items()
     }
     return clips if len(clips) > 1 or "" not in clips else clips[""]
+
+
+def feature_frames(module: ActionRecognizer) -> int:
+    """Frames of a clip of stored features: as many as a run on features has noted; 25, as study E's, where none has."""
+    return (module.eval_sampling and module.eval_sampling.num_frames) or 25
 
 
 def _plain(net: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_har.edge.calibration import Clips
-from lightning_har.edge.graphs import Kind, example_video, head_names
+from lightning_har.edge.graphs import Kind, example_video, feature_frames, head_names
 from lightning_har.edge.refusal import reason
 from lightning_har.edge.runtime import Recognizer, open_graph
 from lightning_har.edge.writers import MOST_FRAMES, Dynamic, Format
@@ -68,7 +68,7 @@ def compare(
     graphs = {part: open_graph(path) for part, path in files.items()}
     heads = head_names(module)
     specs = [module.spec] if not isinstance(module.spec, Mapping) else list(module.spec.values())
-    frames = specs[0].num_frames if specs[0] is not None else 25
+    frames = specs[0].num_frames if specs[0] is not None else feature_frames(module)
     recognizer = Recognizer(graphs, kind, frames, heads, state)
     # Others than that which was traced.
     shown = clips.check if clips is not None else [example_video(module, seed=1), example_video(module, seed=2)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from edge_models import FRAMES, cnn_rnn, features, of_features
 
 from lightning_har.edge import parity
@@ -14,6 +15,7 @@ from lightning_har.edge.parity import compare
 from lightning_har.edge.runtime import open_graph
 from lightning_har.edge.writers import write_onnx
 from lightning_har.errors import ConfigError
+from lightning_har.spec import Sampling
 
 
 def answers(monkeypatch, change):
@@ -138,3 +140,15 @@ def test_each_part_of_the_module_keeps_its_mode(tmp_path, training):
     modes = [part.training for part in module.modules()]
     export(module, tmp_path)
     assert [part.training for part in module.modules()] == modes
+
+
+def test_features_are_exported_for_clips_as_long_as_the_runs(tmp_path):
+    module = of_features()
+    example = build_graphs(module, "clip")[0].inputs["features"]
+    assert example.shape[1] == 25, "study E's, where no run has noted another"
+    module.eval_sampling = Sampling("uniform", num_frames=7, crop="full")
+    report = export(module, tmp_path)
+    x = example[:, :7]
+    with torch.no_grad():
+        expected = module(x).numpy()
+    np.testing.assert_allclose(open_graph(report.files["model"])([x.numpy()])[0], expected, atol=1e-5)
