@@ -88,6 +88,7 @@ def test_what_cannot_be_traced_is_named_with_its_layer(tmp_path):
         export(of_features(odd), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("depth", [0, 1], ids=["of one layer", "of layers that fail only together"])
 def test_where_the_exporter_names_no_operator_the_smallest_layer_that_fails_alone_is_named(
     tmp_path, monkeypatch, depth
@@ -109,6 +110,7 @@ def test_where_the_exporter_names_no_operator_the_smallest_layer_that_fails_alon
         export(module, tmp_path, int8=True, calibration=calibration)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["does", "does not take it either"])
 def test_what_is_written_but_not_loaded_is_refused_with_its_layer_and_the_other_format_tried(
     tmp_path, monkeypatch, other
