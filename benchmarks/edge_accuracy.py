@@ -26,7 +26,7 @@ import csv
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -114,7 +114,7 @@ class Heads:
             return mean(int(run(features[i][None]).argmax(1)) == self.labels[i] for i in self.test)
 
 
-def scfd(args: argparse.Namespace) -> list[dict[str, Any]]:
+def scfd(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     with args.folds.open() as file:
         rows = list(csv.DictReader(file))
     if args.smoke:
@@ -156,7 +156,6 @@ def scfd(args: argparse.Namespace) -> list[dict[str, Any]]:
     plain = build_graphs(full, "frames")[0].net
     with torch.no_grad():
         floats = features_of(lambda x: plain(torch.from_numpy(x))[0].numpy())
-    found = []
     for fold in sorted({r["fold"] for r in rows})[: args.num_folds]:
         train = [i for i, r in enumerate(rows) if r["fold"] != fold]
         test = [i for i, r in enumerate(rows) if r["fold"] == fold]
@@ -189,9 +188,7 @@ def scfd(args: argparse.Namespace) -> list[dict[str, Any]]:
                 scores["float longer"] = heads.top1(longer, floats)
                 scores["int8 trained"] = heads.top1(as_tensor(graphs["head"]), coded)
             same = {"agreement_of_int8": report.agreement, "features_snr_db": snr(floats[test], coded[test])}
-            found.append({"fold": fold, "seed": seed, **scores, **same, **note})
-            print(found[-1], flush=True)
-    return found
+            yield {"fold": fold, "seed": seed, **scores, **same, **note}
 
 
 def products(module: Any) -> int:
@@ -216,13 +213,12 @@ def snr(signal: Tensor, given: Tensor) -> float:
 # -- synthetic -------------------------------------------------------------------------------------------------
 
 
-def synthetic(args: argparse.Namespace) -> list[dict[str, Any]]:
+def synthetic(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from lightning_har.data.synthetic import SyntheticActionsDataModule
     from lightning_har.modules import load_checkpoint
 
     clips = (2, 1, 1) if args.smoke else (150, 40, 400)  # of each class, to train, to choose and to test on
     full = Sampling("uniform", crop="full")
-    found = []
     for seed in args.seeds:
         pl.seed_everything(seed, verbose=False)
         make = partial(
@@ -310,21 +306,16 @@ def synthetic(args: argparse.Namespace) -> list[dict[str, Any]]:
         }
         right = {name: named_right(run, tests) for name, run in runs.items()}
         pairs = list(zip(right["int8"], right["int8 trained"], strict=True))
-        found.append(
-            {
-                "fold": "test",
-                "seed": seed,
-                **{name: mean(given) for name, given in right.items()},
-                "right by training alone": sum(trained and not plain for plain, trained in pairs),
-                "wrong by training alone": sum(plain and not trained for plain, trained in pairs),
-                "agreement_of_int8": report.agreement,
-                "trained": best,
-            }
-        )
-        if args.checkpoint:
-            found[-1]["checkpoint"] = checkpoint_of(args.checkpoint)
-        print(found[-1], flush=True)
-    return found
+        yield {
+            "fold": "test",
+            "seed": seed,
+            **{name: mean(given) for name, given in right.items()},
+            "right by training alone": sum(trained and not plain for plain, trained in pairs),
+            "wrong by training alone": sum(plain and not trained for plain, trained in pairs),
+            "agreement_of_int8": report.agreement,
+            "trained": best,
+            **({"checkpoint": checkpoint_of(args.checkpoint)} if args.checkpoint else {}),
+        }
 
 
 @torch.no_grad()
@@ -369,7 +360,16 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.smoke:
         args.seeds, args.epochs, args.more_epochs, args.num_folds = [0], 1, 1, 1
-    found = scfd(args) if args.what == "scfd" else synthetic(args)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    about = {"hardware": hardware()["cpu"], "commit": commit()}
+    found = []
+    for row in scfd(args) if args.what == "scfd" else synthetic(args):
+        print(row, flush=True)
+        found.append({**row, **about})
+        with args.out.open("w", newline="") as file:  # each time: a seed takes up to an hour
+            writer = csv.DictWriter(file, list(found[0]))
+            writer.writeheader()
+            writer.writerows(found)
     folds = sorted({r["fold"] for r in found})
     for name in ("float", "int8", "float longer", "int8 trained"):
         over = [mean(r[name] for r in found if r["fold"] == f) for f in folds]
@@ -380,11 +380,6 @@ def main() -> None:
     ):
         difference = mean(r[one] - r[other] for r in found)
         print(f"{what}: {100 * difference:+.2f} points: {'held' if difference >= limit else 'NOT held'}")
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*found[0], "hardware", "commit"])
-        writer.writeheader()
-        writer.writerows({**r, "hardware": hardware()["cpu"], "commit": commit()} for r in found)
     print(f"wrote {args.out}")
 
 
