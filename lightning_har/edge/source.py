@@ -61,6 +61,7 @@ class LiveSource:
         self._seconds = np.inf if seconds is None else seconds
         self._deadline = time.perf_counter() + self._seconds
         self._dropped = 0
+        self._seen = False
         self.reconnects = 0
         self._reader = _Reader(connect)
 
@@ -77,12 +78,12 @@ class LiveSource:
             NoSourceError: There is no such source, or it lets nobody in, and nothing of it was ever seen.
             DecodeError: No frame ever came; or the source is lost and not to be tried again.
         """
-        pause, seen, failure = self._backoff, False, None
+        pause, failure = self._backoff, None
         while (now := time.perf_counter()) < self._deadline:
             reader = self._reader
             taken, ended = reader.take(min(reader.heard + self._stall, self._deadline) - now)
             if taken is not None:
-                pause, seen = self._backoff, True
+                pause, self._seen = self._backoff, True
                 yield taken
                 continue
             if ended:
@@ -90,7 +91,7 @@ class LiveSource:
                 # PyAV's errors are OSErrors, or wrapped by open_live; any other is not the source's.
                 lasting = isinstance(failure, ConfigError) or not isinstance(failure, (OSError, HarError))
                 # What was there may come back; what never was is a wrong number, address or password.
-                lasting |= not seen and isinstance(failure, NoSourceError)
+                lasting |= not self._seen and isinstance(failure, NoSourceError)
                 if failure is None:
                     return
                 if lasting or not self._retry:
@@ -111,7 +112,7 @@ class LiveSource:
             self._dropped += reader.dropped
             reader.leave()
             self._reader = _Reader(self._connect)
-        if not seen:
+        if not self._seen:
             raise failure or DecodeError(f"{self._name}: gave no frame in {self._seconds:g} s")
 
     def close(self) -> None:

@@ -30,18 +30,23 @@ def packets(frames):
 
 
 @pytest.fixture
-def address_of():
-    """Serves a file, for a test, and tells its address."""
+def serve():
+    """Answers with a handler, for a test, and tells the address."""
     with contextlib.ExitStack() as served:
 
-        def serve(path):
-            handler = partial(http.server.SimpleHTTPRequestHandler, directory=path.parent)
+        def serve(handler):
             server = served.enter_context(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler))
             served.callback(server.shutdown)
             threading.Thread(target=server.serve_forever, daemon=True).start()
-            return f"http://127.0.0.1:{server.server_port}/{path.name}"
+            return f"http://127.0.0.1:{server.server_port}"
 
         yield serve
+
+
+@pytest.fixture
+def address_of(serve):
+    """Serves a file, for a test, and tells its address."""
+    return lambda path: serve(partial(http.server.SimpleHTTPRequestHandler, directory=path.parent)) + f"/{path.name}"
 
 
 @pytest.mark.parametrize(
@@ -148,23 +153,20 @@ def test_a_file_of_an_address_is_given_at_its_own_pace(made, video, address_of):
         (404, r"404 Not Found; check the path"),
     ],
 )
-def test_an_address_that_says_no_is_refused_at_once(status, words):
+def test_an_address_that_says_no_is_refused_at_once(serve, status, words):
     said: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_error(status)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/camera"
-        with pytest.raises(NoSourceError, match=f"^{address}: Server returned {words}"):
-            list(LiveSource(lambda: open_live(address, paced=False), address, said.append, seconds=60))
-        server.shutdown()
+    address = serve(Handler) + "/camera"
+    with pytest.raises(NoSourceError, match=f"^{address}: Server returned {words}"):
+        list(LiveSource(lambda: open_live(address, paced=False), address, said.append, seconds=60))
     assert said == []
 
 
-def test_a_server_with_an_error_of_its_own_is_tried_again():
+def test_a_server_with_an_error_of_its_own_is_tried_again(serve):
     answers: list[int] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -172,15 +174,10 @@ def test_a_server_with_an_error_of_its_own_is_tried_again():
             answers.append(503)
             self.send_error(503)
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/camera"
-        source = LiveSource(
-            lambda: open_live(address, paced=False), address, lambda text: None, backoff=0.05, seconds=1.0
-        )
-        with pytest.raises(DecodeError, match="Server returned 5XX"):
-            list(source)
-        server.shutdown()
+    address = serve(Handler) + "/camera"
+    source = LiveSource(lambda: open_live(address, paced=False), address, lambda text: None, backoff=0.05, seconds=1.0)
+    with pytest.raises(DecodeError, match="Server returned 5XX"):
+        list(source)
     assert len(answers) > 1
 
 
@@ -371,7 +368,8 @@ def test_what_trying_again_would_not_help_is_raised(error, kind):
     assert said == []
 
 
-def test_a_camera_that_was_there_is_waited_for():
+@pytest.mark.parametrize("anew", [False, True], ids=["in one loop", "in another loop"])
+def test_a_camera_that_was_there_is_waited_for(anew):
     attempts: list[int] = []
 
     def connect():
@@ -383,7 +381,8 @@ def test_a_camera_that_was_there_is_waited_for():
 
     source = LiveSource(connect, "camera", lambda text: None, backoff=0.01)
     frames = iter(source)
-    assert [next(frames)[0], next(frames)[0]] == [1, 3]
+    first = next(frames)[0]
+    assert [first, next(iter(source) if anew else frames)[0]] == [1, 3]
     source.close()
 
 
