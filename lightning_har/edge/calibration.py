@@ -82,7 +82,7 @@ def collect(module: ActionRecognizer, source: Calibration | None, max_clips: int
 def _introduced(module: ActionRecognizer, source: Any) -> Any:
     """A copy of the data that knows what the network takes, and samples as the module was trained and a bundle will."""
     source = copy.copy(source)
-    # Those that it keeps its data sets in.
+    # A copy shares the dicts that a data module keeps its data sets in.
     vars(source).update({name: dict(value) for name, value in vars(source).items() if type(value) is dict})
     source.spec = module.spec
     if getattr(source, "train_sampling", None) is TRAIN_SAMPLING and module.train_sampling is not None:

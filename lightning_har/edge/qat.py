@@ -90,10 +90,9 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
 
     def state_dict(self) -> dict[str, Any]:
         """For resuming: the ranges so far, the weights before rounding, the still batch norms, and the teacher."""
-        ranges = {name: rounding.range for name, rounding in self._layers.items() if rounding.range is not None}
         unrounded = {name: rounding.layer.weight.detach() for name, rounding in self._layers.items()}
         teacher = self._teacher_state if self._teacher is None else self._teacher.state_dict()
-        return {"ranges": ranges or self._ranges, "unrounded": unrounded, "still": self._still, "teacher": teacher}
+        return {"ranges": self._ranges_so_far(), "unrounded": unrounded, "still": self._still, "teacher": teacher}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
@@ -139,13 +138,17 @@ class QuantizationAwareTraining(Callback):  # type: ignore[misc]
     def _end(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._ranges = {name: rounding.range for name, rounding in self._layers.items() if rounding.range is not None}
+        self._ranges = self._ranges_so_far()
         # A checkpoint may still be written, of training that was interrupted.
         self._teacher_state = None if self._teacher is None else self._teacher.state_dict()
         self._handles, self._layers, self._teacher, self._term = [], {}, None, None
         if self._wrapped is not None:
             del self._wrapped.training_outputs, self._wrapped.training_step  # the class's own show again
             self._wrapped = None
+
+    def _ranges_so_far(self) -> dict[str, tuple[float, float]]:
+        seen = {name: rounding.range for name, rounding in self._layers.items() if rounding.range is not None}
+        return seen or self._ranges
 
     def _learn_from(self, teacher: nn.Module, module: ActionRecognizer) -> None:
         """Compare each step's prediction with the teacher's, and add the term to the step's loss.

@@ -26,9 +26,9 @@ class StreamingRecognizer(nn.Module):
     """A recogniser that takes frames one by one.
 
     CNN-RNN with any temporal part but "single", whose middle frame is known at the end alone, and a "convnet1d" that is
-    not causal; TSN with the consensus "avg" or "max", with
-    ``temporal_shift="causal"`` or none. (The two-directional shift of TSM looks one frame ahead in every block: it
-    has no streamed form of the same logits. Lin et al. 2019, section 4.2, train a one-directional one for this.)
+    not causal; TSN with the consensus "avg" or "max", with ``temporal_shift="causal"`` or none. (The two-directional
+    shift of TSM looks one frame ahead in every block: it has no streamed form of the same logits. Lin et al. 2019,
+    section 4.2, train a one-directional one for this.)
 
     It stays on the module's device and in its type; frames are given there.
 

@@ -12,13 +12,13 @@ from lightning_har.edge.qat import QuantizationAwareTraining, _round_weight
 from lightning_har.spec import InputSpec
 
 
-def fit(module, *callbacks, epochs=2, **kwargs):
+def fit(module, *callbacks, epochs=2, ckpt_path=None, **kwargs):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
     trainer = pl.Trainer(
         **(quiet | {"enable_checkpointing": False, "max_epochs": epochs, "callbacks": list(callbacks)} | kwargs)
     )
     batches = torch.utils.data.DataLoader([clips(4, seed=s) for s in range(2)], batch_size=None)
-    trainer.fit(module, batches, batches)
+    trainer.fit(module, batches, batches, ckpt_path=ckpt_path)
     return trainer
 
 
@@ -167,10 +167,7 @@ def test_batch_norms_of_a_network_that_begins_with_rounding_learn(tmp_path):
     first = statistics(module)
     assert all(int(norm.num_batches_tracked) == 2 for norm in norms)
     # Resumed, they have seen data; and go on.
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    again = pl.Trainer(max_epochs=2, callbacks=[QuantizationAwareTraining()], enable_checkpointing=False, **quiet)
-    batches = torch.utils.data.DataLoader([clips(4)], batch_size=None)
-    again.fit(module, batches, batches, ckpt_path=trainer.checkpoint_callback.best_model_path)
+    fit(module, QuantizationAwareTraining(), ckpt_path=trainer.checkpoint_callback.best_model_path)
     assert all(not torch.equal(first[n], x) for n, x in statistics(module).items())
 
 
@@ -185,11 +182,7 @@ def test_resuming_keeps_the_ranges(tmp_path):
     assert any("QuantizationAwareTraining" in key for key in stored["callbacks"])
     again = QuantizationAwareTraining(distill=True)
     more = cnn_rnn("gru")
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    resumed = pl.Trainer(max_epochs=3, callbacks=[again], enable_checkpointing=False, **quiet)
-    batches = torch.utils.data.DataLoader([clips(4)], batch_size=None)
-    resumed.fit(more, batches, batches, ckpt_path=path)
-    assert resumed.current_epoch == 3
+    assert fit(more, again, epochs=3, ckpt_path=path).current_epoch == 3
     assert set(again.state_dict()["ranges"]) == set(ranges)
 
 
@@ -228,12 +221,7 @@ def test_resuming_goes_on_from_the_unrounded_weights(tmp_path):
             seen.append(pl_module.net.backbone.net.conv1[0].weight.detach().clone())
 
     more = cnn_rnn("avg", freeze_backbone=False, lr=1e-3)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    resumed = pl.Trainer(
-        max_epochs=2, callbacks=[QuantizationAwareTraining(), See()], enable_checkpointing=False, **quiet
-    )
-    batches = torch.utils.data.DataLoader([clips(4)], batch_size=None)
-    resumed.fit(more, batches, batches, ckpt_path=path)
+    fit(more, QuantizationAwareTraining(), See(), ckpt_path=path)
     assert torch.equal(seen[0], kept)
     assert not torch.equal(_round_weight(kept), kept)
 
@@ -286,10 +274,7 @@ def test_what_was_interrupted_in_an_epoch_goes_on_with_rounding(tmp_path, saved_
             seen.append(pl_module.net.get_submodule(name).weight.detach().clone())
 
     more, qat = cnn_rnn("avg", freeze_backbone=False, lr=1e-3), QuantizationAwareTraining(distill=True)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    resumed = pl.Trainer(max_epochs=2, callbacks=[qat, See()], enable_checkpointing=False, **quiet)
-    batches = torch.utils.data.DataLoader([clips(4, seed=s) for s in range(2)], batch_size=None)
-    resumed.fit(more, batches, batches, ckpt_path=path)
+    fit(more, qat, See(), ckpt_path=path)
     assert torch.equal(seen[0], kept)
     assert len(seen) == 3, "the rest of the first epoch, and the second"
     weight = more.net.get_submodule(name).weight.detach()
@@ -300,10 +285,7 @@ def test_a_callback_that_is_used_again_begins_anew(tmp_path):
     qat = QuantizationAwareTraining(distill=True)
     module = cnn_rnn("avg", freeze_backbone=False, lr=0.0)
     trainer = fit(module, qat, epochs=1, enable_checkpointing=True, default_root_dir=tmp_path)
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    batches = torch.utils.data.DataLoader([clips(4)], batch_size=None)
-    resumed = pl.Trainer(max_epochs=2, callbacks=[qat], enable_checkpointing=False, **quiet)
-    resumed.fit(module, batches, batches, ckpt_path=trainer.checkpoint_callback.best_model_path)
+    fit(module, qat, ckpt_path=trainer.checkpoint_callback.best_model_path)
     assert qat.state_dict()["teacher"] is not None
     fit(cnn_rnn("gru"), qat, epochs=1)  # the other's teacher would not fit
     assert "head.fc" in qat.state_dict()["ranges"]
