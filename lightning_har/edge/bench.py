@@ -183,11 +183,16 @@ def plot(rows: Sequence[Row], path: str | Path) -> None:
         points = [(float(row[key]), _agreement(row), Path(row["bundle"]).resolve().name) for row in shown]  # type: ignore[literal-required]
         for x, y, name in points:
             axes.plot(x, y, "o")
-            axes.annotate(name, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=8)
+            axes.annotate(name, (x, y), textcoords="offset points", xytext=(0, -6), fontsize=8, ha="center", va="top")
         best = pareto([(x, y) for x, y, _ in points])
         axes.plot([x for x, _ in best], [y for _, y in best], "-", color="grey", zorder=0)
         axes.set_xscale("log")
+        axes.margins(x=0.15)  # for the names
+        for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            ticks("{x:.3g}")
+        axes.tick_params(axis="x", which="both", labelrotation=45)
         axes.set_xlabel(label)
+    figure.axes[0].set_ylim(min(0.9, *(_agreement(row) - 0.05 for row in shown)), 1.01)
     figure.axes[0].set_ylabel("top-1 agreement with PyTorch float")
     figure.savefig(path, dpi=120)
 
