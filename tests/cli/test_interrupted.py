@@ -36,7 +36,7 @@ from lightning_har.data import datamodule
 
 def stop(*_):
     os.kill(os.getpid(), signal.SIGINT)  # what the terminal does, while a clip is read
-    time.sleep(60)
+    time.sleep(5)
 
 datamodule.open_video = stop
 from lightning_har.cli.main import main
